@@ -26,9 +26,7 @@ def generate(request: plugin_pb2.CodeGeneratorRequest) -> plugin_pb2.CodeGenerat
         with_services = {f.name for f in request.proto_file if f.service}
         wanted = [name for name in request.file_to_generate if name in with_services]
         if wanted:
-            status = protoc.main(
-                ["protoc", f"--descriptor_set_in={descriptors}", f"--grpc_python_out={out}", *wanted]
-            )
+            status = protoc.main(["protoc", f"--descriptor_set_in={descriptors}", f"--grpc_python_out={out}", *wanted])
             if status:
                 response.error = f"grpc_tools.protoc ended with {status}"
         for path in sorted(out.rglob("*.py")):

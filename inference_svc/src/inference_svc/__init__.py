@@ -1,0 +1,1 @@
+"""The inference server: a packed, continuously batching engine behind seam.inference.v1."""

@@ -1,0 +1,1 @@
+"""The gRPC edge: seam.business.v1 over the use cases."""

@@ -1,0 +1,87 @@
+"""What the engine asks of whatever computes. The model rooms implement these with torch, tests without.
+
+Every method but the properties is called on the engine's one model thread. A runner keeps no queue and decides nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from inference_svc.requests import EncodedInput, Generation
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence's part of a packed step.
+
+    `slot` names the sequence's cache; `start` is the position of the first of `token_ids`, whose keys and values the
+    step writes behind the `start` positions already there. When `samples`, the last token's logits give the next token,
+    which is output number `output_index` (0 for the first; resumed ids counted).
+    """
+
+    slot: int
+    start: int
+    token_ids: Sequence[int]
+    samples: bool
+    output_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """What a sampling row gave. `logprob`, `top` are filled where the generation asked for logprobs: natural
+    logarithms of the model's own distribution, before penalties, bias, temperature and truncation.
+    `prompt_logprobs[i]` tells of prompt token i + 1; only with a first token and where asked for."""
+
+    token_id: int
+    finite: bool = True  # False: the logits held NaN, the sequence must fail
+    logprob: float = 0.0
+    top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), best first
+    prompt_logprobs: tuple[tuple[float, tuple[tuple[int, float], ...]], ...] = ()
+
+
+class GenerationRunner(Protocol):
+    """A causal language model with a cache of `slot_count` sequences of up to `max_context_tokens` each."""
+
+    @property
+    def slot_count(self) -> int: ...
+
+    @property
+    def max_context_tokens(self) -> int: ...
+
+    def open(self, slot: int, generation: Generation) -> None:
+        """Take a free slot for a sequence: its sampling settings and the ids that penalties look at are known from
+        here on. Raises for a generation that this runner cannot serve; the slot is then free."""
+
+    def step(self, rows: Sequence[Row]) -> list[SampledToken | None]:
+        """Compute all rows in one packed forward; one entry a row, None where the row does not sample.
+
+        Raises OutOfDeviceMemory when the step was too big (nothing is lost: the same rows may come again in smaller
+        steps), any other exception when it failed otherwise."""
+
+    def close(self, slot: int) -> None:
+        """The sequence is over or put off; its slot is free. Frees nothing else."""
+
+
+class EncoderRunner(Protocol):
+    """An encoder: embeds or scores whole inputs, packed."""
+
+    def encode(self, inputs: Sequence[EncodedInput]) -> npt.NDArray[np.float32]:
+        """One packed pass. Returns float32 `(inputs, dimension)` pooled vectors, not normalised, or `(inputs, labels)`
+        logits. Raises as GenerationRunner.step does."""
+
+
+class TextDecoder(Protocol):
+    """The part of a tokenizer that the engine needs."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of the ids, special tokens skipped; an unfinished character at either end shows as U+FFFD."""
+
+    def token_text(self, token_id: int) -> str:
+        """One token's own text, special tokens shown, for logprobs."""
+
+
+class OutOfDeviceMemory(Exception):
+    """A step needed more memory than the device has left."""

@@ -1,0 +1,1 @@
+"""Holds torch: loads models and computes steps."""

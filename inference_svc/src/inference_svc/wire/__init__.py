@@ -1,0 +1,1 @@
+"""Speaks seam.inference.v1: translates messages, keeps sessions, serves gRPC."""

@@ -1,0 +1,1 @@
+"""Fakes that keep the rules, and what several suites share."""

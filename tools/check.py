@@ -1,0 +1,94 @@
+"""All that continuous integration runs, one step after the other: `python tools/check.py [step ...]`.
+
+A step's output is shown when it fails; the tests' output always. Every step runs, then the failed ones are named.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import contracts
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+NO_TORCH = "import business_svc.server, sys; assert 'torch' not in sys.modules, 'business_svc.server imports torch'"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`run` returns None when all is well, else what is wrong."""
+
+    name: str
+    says: str
+    run: Callable[[], str | None]
+    streams: bool = False
+
+
+def command(*words: str) -> Callable[[], str | None]:
+    """A step that is a command of the environment: its output is what is wrong."""
+
+    def run() -> str | None:
+        ended = subprocess.run(words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return None if ended.returncode == 0 else ended.stdout.decode() or f"exit code {ended.returncode}"
+
+    return run
+
+
+def shown(*words: str) -> Callable[[], str | None]:
+    """As `command`, its output going straight to the reader."""
+
+    def run() -> str | None:
+        code = subprocess.run(words, cwd=ROOT, env=environment()).returncode
+        return None if code == 0 else f"exit code {code}"
+
+    return run
+
+
+def environment() -> dict[str, str]:
+    """This environment's tools come first: buf finds its plugins by name."""
+    return os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
+STEPS = [
+    Step("format", "ruff has nothing to reformat", command("ruff", "format", "--check", "--diff", ".")),
+    Step("lint", "ruff finds nothing", command("ruff", "check", ".")),
+    Step("types", "mypy, strictly", command("mypy")),
+    Step("doors", "no room imports through a wall", command("lint-imports", "--no-cache")),
+    Step("torchless", "the business server starts without torch", command(sys.executable, "-c", NO_TORCH)),
+    Step("proto-format", "buf has nothing to reformat", command("buf", "format", "--diff", "--exit-code")),
+    Step("proto-lint", "the contracts keep the rules", command("buf", "lint")),
+    Step("proto-breaking", "no contract is broken since the last commit", lambda: contracts.broken(environment())),
+    Step("stubs", "the stubs are what the contracts generate", lambda: contracts.stale(environment())),
+    Step("oldest", "the stubs load on the oldest protobuf and grpcio", lambda: contracts.refused_by_oldest()),
+    Step("tests", "pytest", shown("pytest"), streams=True),
+]
+
+
+def main(names: list[str]) -> int:
+    unknown = set(names) - {step.name for step in STEPS}
+    if unknown:
+        print(f"no such step: {', '.join(sorted(unknown))}; there are {', '.join(step.name for step in STEPS)}")
+        return 2
+    failed = []
+    for step in [step for step in STEPS if not names or step.name in names]:
+        print(f"[check] {step.name:15} {step.says} ...", end="\n" if step.streams else " ", flush=True)
+        started = time.monotonic()
+        fault = step.run()
+        taken = f"{time.monotonic() - started:.1f} s"
+        lead = f"[check] {step.name:15} " if step.streams else ""
+        print(f"{lead}{'FAILED' if fault else 'ok'} ({taken})", flush=True)
+        if fault:
+            failed.append(step.name)
+            print(fault.rstrip(), flush=True)
+    print(f"[check] failed: {', '.join(failed)}" if failed else "[check] all is well", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -76,7 +76,10 @@ class InferenceServiceServicer:
         what it holds and ends with OK.
         A request's own error is a failed event and disturbs nothing else. The stream itself fails with:
         INVALID_ARGUMENT MALFORMED_FRAME for frames out of order or without sense, FAILED_PRECONDITION
-        PROTOCOL_REVISION (do not retry), UNAVAILABLE DRAINING when the replica leaves (go elsewhere).
+        PROTOCOL_REVISION (do not retry), UNAVAILABLE DRAINING when the replica leaves (go elsewhere), UNAVAILABLE
+        MODEL_NOT_READY while its models load (retry as RetryInfo says).
+        When the replica drains, a frame with load state DRAINING comes first; everything live then ends with a failed
+        event, which a generation may be resumed from elsewhere; the stream fails with DRAINING when nothing is live.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

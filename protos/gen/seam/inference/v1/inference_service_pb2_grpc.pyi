@@ -43,7 +43,10 @@ class InferenceServiceStub:
     what it holds and ends with OK.
     A request's own error is a failed event and disturbs nothing else. The stream itself fails with:
     INVALID_ARGUMENT MALFORMED_FRAME for frames out of order or without sense, FAILED_PRECONDITION
-    PROTOCOL_REVISION (do not retry), UNAVAILABLE DRAINING when the replica leaves (go elsewhere).
+    PROTOCOL_REVISION (do not retry), UNAVAILABLE DRAINING when the replica leaves (go elsewhere), UNAVAILABLE
+    MODEL_NOT_READY while its models load (retry as RetryInfo says).
+    When the replica drains, a frame with load state DRAINING comes first; everything live then ends with a failed
+    event, which a generation may be resumed from elsewhere; the stream fails with DRAINING when nothing is live.
     """
     Generate: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.GenerateRequest, _inference_service_pb2.GenerateResponse]
     """Generate, one call a request. Order: accepted, tokens (any number), finished. Its flow control is HTTP/2's.
@@ -76,7 +79,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     what it holds and ends with OK.
     A request's own error is a failed event and disturbs nothing else. The stream itself fails with:
     INVALID_ARGUMENT MALFORMED_FRAME for frames out of order or without sense, FAILED_PRECONDITION
-    PROTOCOL_REVISION (do not retry), UNAVAILABLE DRAINING when the replica leaves (go elsewhere).
+    PROTOCOL_REVISION (do not retry), UNAVAILABLE DRAINING when the replica leaves (go elsewhere), UNAVAILABLE
+    MODEL_NOT_READY while its models load (retry as RetryInfo says).
+    When the replica drains, a frame with load state DRAINING comes first; everything live then ends with a failed
+    event, which a generation may be resumed from elsewhere; the stream fails with DRAINING when nothing is live.
     """
     Generate: _aio.UnaryStreamMultiCallable[_inference_service_pb2.GenerateRequest, _inference_service_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generate, one call a request. Order: accepted, tokens (any number), finished. Its flow control is HTTP/2's.
@@ -112,7 +118,10 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         what it holds and ends with OK.
         A request's own error is a failed event and disturbs nothing else. The stream itself fails with:
         INVALID_ARGUMENT MALFORMED_FRAME for frames out of order or without sense, FAILED_PRECONDITION
-        PROTOCOL_REVISION (do not retry), UNAVAILABLE DRAINING when the replica leaves (go elsewhere).
+        PROTOCOL_REVISION (do not retry), UNAVAILABLE DRAINING when the replica leaves (go elsewhere), UNAVAILABLE
+        MODEL_NOT_READY while its models load (retry as RetryInfo says).
+        When the replica drains, a frame with load state DRAINING comes first; everything live then ends with a failed
+        event, which a generation may be resumed from elsewhere; the stream fails with DRAINING when nothing is live.
         """
 
     @_abc_1.abstractmethod

@@ -139,7 +139,7 @@ Global___TraceContext: _TypeAlias = TraceContext  # noqa: Y015
 
 @_typing.final
 class RequestContext(_message.Message):
-    """What surrounds a piece of work, the same at both doors."""
+    """What surrounds a piece of work, the same at both doors. A timeout of zero has expired; a negative one is invalid."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -195,7 +195,11 @@ class Submit(_message.Message):
     CONTEXT_FIELD_NUMBER: _builtins.int
     INITIAL_CREDITS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
-    """Chosen by the client, unique among the session's live requests; idempotent by (client id, request id)."""
+    """Chosen by the client. Ids increase within a session: each submit's is above all earlier ones. A submit repeated
+    with the same id and content while the first is live is ignored: submitting is idempotent. Any other submit whose
+    id is not above all earlier ones is refused with a failed event DUPLICATE_REQUEST, which speaks of that second
+    submit alone: a first one that is live goes on, and its own events still come.
+    """
     model: _builtins.str
     """The model's name in the replica's settings."""
     initial_credits: _builtins.int
@@ -268,7 +272,10 @@ Global___Cancel: _TypeAlias = Cancel  # noqa: Y015
 
 @_typing.final
 class Grant(_message.Message):
-    """More tokens that the reader can take. A grant for a request that has ended is ignored."""
+    """More tokens that the reader can take. A grant for a request that has ended, or that has no credits to count, is
+    ignored. A grant for an id above every id submitted is answered with a failed event UNKNOWN_REQUEST of that id. A
+    grant of zero is malformed.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -294,7 +301,9 @@ Global___Grant: _TypeAlias = Grant  # noqa: Y015
 
 @_typing.final
 class SessionRequest(_message.Message):
-    """A frame from the client. The first has hello and nothing else; a later one has none."""
+    """A frame from the client. The first has hello and nothing else; a later one has none. A frame has at most 65,536
+    submits, cancels and grants together.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -407,7 +416,7 @@ Global___Accepted: _TypeAlias = Accepted  # noqa: Y015
 @_typing.final
 class Event(_message.Message):
     """News of one request. Order: accepted, then tokens, vectors or scores, then finished; failed may come at any
-    point, and is the last.
+    point, and is the last (but for DUPLICATE_REQUEST: see Submit).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -546,7 +555,10 @@ Global___Load: _TypeAlias = Load  # noqa: Y015
 
 @_typing.final
 class SessionResponse(_message.Message):
-    """A frame from the server. The first has welcome and load; later ones have load and, mostly, events."""
+    """A frame from the server. The first has welcome and load; later ones have load and, mostly, events. A frame with load
+    alone is sent when nothing else was for a while, so that a client can tell a silent link from a dead one; the
+    capability "heartbeat-ms=N" in welcome says how long that while is.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -559,7 +571,9 @@ class SessionResponse(_message.Message):
 
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
-        """News of many requests: one engine step's worth."""
+        """News of many requests: one engine step's worth, several where the reader is slower than the engine (tokens of one
+        request are then merged), less where a frame would grow over about 1 MiB.
+        """
 
     @_builtins.property
     def load(self) -> Global___Load:

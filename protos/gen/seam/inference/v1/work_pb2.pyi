@@ -218,7 +218,9 @@ Global___Prompt: _TypeAlias = Prompt  # noqa: Y015
 
 @_typing.final
 class Sampling(_message.Message):
-    """How the next token is chosen. Absent fields mean the model's own neutral value, never a hidden default."""
+    """How the next token is chosen. Absent fields mean the model's own neutral value, never a hidden default. With a
+    temperature of 0 top_k, top_p, min_p and seed are allowed and change nothing; penalties and bias still count.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -347,6 +347,7 @@ class ModelInfo:
     vocabulary_size: int
     dimension_count: int = 0
     labels: tuple[str, ...] = ()
+    score_activation: ScoreActivation = ScoreActivation.NONE  # what MODEL stands for; never MODEL itself
     notice: str = ""
     unavailable_features: tuple[str, ...] = ()
 

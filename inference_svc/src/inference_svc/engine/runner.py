@@ -5,7 +5,7 @@ Every method but the properties is called on the engine's one model thread. A ru
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -51,18 +51,33 @@ class GenerationRunner(Protocol):
     @property
     def max_context_tokens(self) -> int: ...
 
-    def open(self, slot: int, generation: Generation) -> None:
+    def open(self, slot: int, generation: Generation) -> int | None:
         """Take a free slot for a sequence: its sampling settings and the ids that penalties look at are known from
-        here on. Raises for a generation that this runner cannot serve; the slot is then free."""
+        here on. Raises for a generation that this runner cannot serve; the slot is then free.
+
+        A sequence that was put off comes back with the tokens it has generated so far among its `resumed_ids`.
+        Returns how many leading tokens of prompt and resumed ids the slot holds already (a prefix cache), fewer than
+        there are; None or 0 where there are none."""
 
     def step(self, rows: Sequence[Row]) -> list[SampledToken | None]:
         """Compute all rows in one packed forward; one entry a row, None where the row does not sample.
 
-        Raises OutOfDeviceMemory when the step was too big (nothing is lost: the same rows may come again in smaller
-        steps), any other exception when it failed otherwise."""
+        Raises OutOfDeviceMemory when the step was too big, DeviceLost when no step will succeed again, any other
+        exception when it failed otherwise. A step that raises has changed nothing that the same rows would not write
+        again: they may come again, in smaller steps."""
 
     def close(self, slot: int) -> None:
         """The sequence is over or put off; its slot is free. Frees nothing else."""
+
+
+@runtime_checkable
+class SharedCache(Protocol):
+    """What a GenerationRunner also has when its slots share one cache smaller than all of them full."""
+
+    @property
+    def cache_token_count(self) -> int:
+        """Tokens that all slots together can hold."""
+        ...
 
 
 class EncoderRunner(Protocol):
@@ -85,3 +100,7 @@ class TextDecoder(Protocol):
 
 class OutOfDeviceMemory(Exception):
     """A step needed more memory than the device has left."""
+
+
+class DeviceLost(Exception):
+    """The device, or this process's hold on it, is gone: every later step would fail too."""

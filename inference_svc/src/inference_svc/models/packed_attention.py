@@ -1,0 +1,150 @@
+"""Attention of a packed step: each token sees its own sequence's cache and nothing else.
+
+transformers calls one registered function for every attention layer of every model; the layer itself knows the
+`PackedAttention` of the model that it belongs to.
+"""
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+
+from inference_svc.models.attention_kernel import Scoring, weigh
+from inference_svc.models.attention_masks import AttentionMasks
+from inference_svc.models.kv_cache import KEY_BLOCK, SlotCache
+from inference_svc.models.step_plan import QUERY_BLOCK, DecodeGroup, PromptBlock, StepPlan
+
+IMPLEMENTATION = "seam_packed"
+_BINDING = "seam_packed_attention"
+
+
+class PackedAttention:
+    """The attention of one model over one cache. `begin` names the plan of the forward that follows."""
+
+    def __init__(self, cache: SlotCache, dtype: torch.dtype, device: torch.device) -> None:
+        self._cache = cache
+        self._device = device
+        self._masks = AttentionMasks(cache.capacity, dtype, device)
+        self._plan = StepPlan()
+        self._decode_places = torch.empty(0, dtype=torch.long, device=device)
+        self._decode_positions = self._decode_places
+        self.windows_seen: dict[int, int | None] = {}
+        """By layer that has called: the sliding window that it asked for."""
+
+    def bind(self, model: PreTrainedModel) -> None:
+        """Make this the attention of all layers of `model`."""
+        AttentionInterface.register(IMPLEMENTATION, _attend_packed)
+        model.set_attn_implementation(IMPLEMENTATION)
+        for module in model.modules():
+            setattr(module, _BINDING, self)
+
+    def begin(self, plan: StepPlan, positions: torch.Tensor) -> None:
+        """`positions` are those of the plan's packed tokens, on the device."""
+        self._plan = plan
+        self._decode_places = torch.tensor(plan.decode_places, dtype=torch.long, device=self._device)
+        self._decode_positions = positions[: len(plan.decode_places)]
+        self._masks.begin(positions)
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        window: int | None,
+        scoring: Scoring,
+    ) -> torch.Tensor:
+        """`query` `(1, heads, tokens, dimension)`, `key` and `value` with key heads; gives `(1, tokens, heads,
+        dimension)`."""
+        self.windows_seen[layer] = window
+        keys, values = self._cache.layer(layer, key, value)
+        self._write(keys, key[0])
+        self._write(values, value[0])
+        _, heads, token_count, dimension = query.shape
+        # (key heads, queries that share a key head, tokens, dimension)
+        grouped = query[0].reshape(keys.shape[1], heads // keys.shape[1], token_count, dimension)
+        output = query.new_zeros(token_count, heads, values.shape[-1])
+        for group in self._plan.groups:
+            mask = self._masks.of_group(group, window)
+            output[group.first : group.last] = _attend_group(grouped, keys, values, group, mask, scoring)
+        for block in self._plan.blocks:
+            first_key = _first_key(block, window)
+            mask = self._masks.of_block(block, first_key, window)
+            output[block.first : block.last] = _attend_block(grouped, keys, values, block, first_key, mask, scoring)
+        return output.unsqueeze(0)
+
+    def _write(self, cached: torch.Tensor, new: torch.Tensor) -> None:
+        """`cached` `(places, heads, capacity, dimension)`, `new` `(heads, tokens, dimension)`."""
+        count = len(self._decode_places)
+        if count:
+            cached[self._decode_places, :, self._decode_positions] = new[:, :count].transpose(0, 1)
+        for span in self._plan.writes:
+            end = span.start + span.last - span.first
+            cached[span.place, :, span.start : end] = new[:, span.first : span.last]
+
+
+def _attend_packed(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls. The mask that it might have made is not ours: it knows nothing of the packing."""
+    attention: PackedAttention = getattr(module, _BINDING)
+    if scaling is None:
+        scaling = getattr(module, "scaling", None)
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    scoring = Scoring(scaling, softcap, s_aux)
+    return attention.attend(layer, query, key, value, sliding_window, scoring), None
+
+
+def _attend_group(
+    grouped: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    group: DecodeGroup,
+    mask: torch.Tensor,
+    scoring: Scoring,
+) -> torch.Tensor:
+    """Every token is a row of the batch; the queries that share a key head are its queries."""
+    count = group.last - group.first
+    query = grouped[:, :, group.first : group.last].permute(2, 0, 1, 3).contiguous()
+    last_place = group.place + (1 if group.shared else count)
+    key = keys[group.place : last_place, :, : group.key_length].expand(count, -1, -1, -1)
+    value = values[group.place : last_place, :, : group.key_length].expand(count, -1, -1, -1)
+    scoring = scoring.sinks_as(1, query.shape[1], query.shape[2], 1)
+    return weigh(query, key, value, mask, scoring).reshape(count, -1, value.shape[-1])
+
+
+def _attend_block(
+    grouped: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    block: PromptBlock,
+    first_key: int,
+    mask: torch.Tensor,
+    scoring: Scoring,
+) -> torch.Tensor:
+    """A whole block of queries, those of other steps left empty, so that the shape is the same in any chunking."""
+    key_heads, shared_by, _, dimension = grouped.shape
+    count = block.last - block.first
+    query = grouped.new_zeros(key_heads, shared_by, QUERY_BLOCK, dimension)
+    query[:, :, block.offset : block.offset + count] = grouped[:, :, block.first : block.last]
+    key = keys[block.place, :, first_key : block.key_length].unsqueeze(1).expand(-1, shared_by, -1, -1)
+    value = values[block.place, :, first_key : block.key_length].unsqueeze(1).expand(-1, shared_by, -1, -1)
+    scoring = scoring.sinks_as(key_heads, shared_by, 1, 1)
+    attended = weigh(query, key, value, mask, scoring)[:, :, block.offset : block.offset + count]
+    return attended.permute(2, 0, 1, 3).reshape(count, key_heads * shared_by, -1)
+
+
+def _first_key(block: PromptBlock, window: int | None) -> int:
+    """Keys before this one no query of the block can see."""
+    if window is None:
+        return 0
+    return max(0, block.start - window + 1) // KEY_BLOCK * KEY_BLOCK

@@ -1,0 +1,113 @@
+"""How the rows of a step are laid end to end, and which tokens attend together.
+
+A token of the prompt attends in a block of prompt positions; a token of the answer attends alone, whether it was just
+sampled or comes again after preemption or resume. Blocks start at fixed positions and key lengths depend on nothing
+but the token's own position, so neither the batch nor the chunking changes the shape in which a token is computed.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from inference_svc.engine.runner import Row
+from inference_svc.models.kv_cache import SlotCache, padded_length
+
+QUERY_BLOCK = 64
+"""Prompt positions are attended in aligned blocks of this many queries: a multiple of what the CPU kernel splits by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Packed tokens `first` up to `last` are positions `start` and up of the sequence at `place`."""
+
+    first: int
+    last: int
+    place: int
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """Packed tokens `first` up to `last`, each attending alone to `key_length` keys: token i to place
+    `place + i - first`, or, when `shared`, all to `place`."""
+
+    first: int
+    last: int
+    place: int
+    shared: bool
+    key_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromptBlock:
+    """Packed tokens `first` up to `last`, at `offset` and up of the query block that begins at position `start`."""
+
+    first: int
+    last: int
+    place: int
+    start: int
+    offset: int
+    key_length: int
+
+
+@dataclass(slots=True)
+class StepPlan:
+    token_ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    decode_places: list[int] = field(default_factory=list)  # of the first tokens: those that are one row of one token
+    groups: list[DecodeGroup] = field(default_factory=list)
+    blocks: list[PromptBlock] = field(default_factory=list)
+    writes: list[Span] = field(default_factory=list)  # of the other tokens
+    row_ends: list[int] = field(default_factory=list)  # packed index behind each row's last token, by row
+
+
+def plan_step(rows: Sequence[Row], prompt_lengths: Mapping[int, int], cache: SlotCache) -> StepPlan:
+    """Lay the rows out and bring the sequences that decode together. `prompt_lengths` is by slot."""
+    plan = StepPlan(row_ends=[0] * len(rows))
+    alone: dict[int, list[int]] = defaultdict(list)  # key length -> rows
+    for index, row in enumerate(rows):
+        cache.note_written(row.slot, row.start + len(row.token_ids))
+        if len(row.token_ids) == 1 and row.start >= prompt_lengths[row.slot]:
+            alone[padded_length(row.start + 1)].append(index)
+    lengths = sorted(alone)
+    cache.arrange([[rows[index].slot for index in alone[length]] for length in lengths])
+    for length in lengths:
+        _add_decode_rows(plan, rows, alone[length], length, cache)
+    together = {index for members in alone.values() for index in members}
+    for index, row in enumerate(rows):
+        if index not in together:
+            _add_chunk(plan, row, prompt_lengths[row.slot], cache.place_of(row.slot))
+            plan.row_ends[index] = len(plan.token_ids)
+    return plan
+
+
+def _add_decode_rows(plan: StepPlan, rows: Sequence[Row], members: list[int], length: int, cache: SlotCache) -> None:
+    first = len(plan.token_ids)
+    members = sorted(members, key=lambda index: cache.place_of(rows[index].slot))
+    for index in members:
+        row = rows[index]
+        plan.token_ids.append(row.token_ids[0])
+        plan.positions.append(row.start)
+        plan.decode_places.append(cache.place_of(row.slot))
+        plan.row_ends[index] = len(plan.token_ids)
+    plan.groups.append(DecodeGroup(first, len(plan.token_ids), plan.decode_places[first], False, length))
+
+
+def _add_chunk(plan: StepPlan, row: Row, prompt_length: int, place: int) -> None:
+    first, start, end = len(plan.token_ids), row.start, row.start + len(row.token_ids)
+    plan.token_ids.extend(row.token_ids)
+    plan.positions.extend(range(start, end))
+    plan.writes.append(Span(first, len(plan.token_ids), place, start))
+    packed = first - start  # what leads from a position to its packed index
+    position, prompt_end = start, min(end, prompt_length)
+    while position < prompt_end:
+        block = position - position % QUERY_BLOCK
+        until = min(block + QUERY_BLOCK, prompt_end)
+        length = padded_length(block + QUERY_BLOCK)
+        plan.blocks.append(PromptBlock(packed + position, packed + until, place, block, position - block, length))
+        position = until
+    while position < end:
+        length = padded_length(position + 1)
+        until = min(length, end)
+        plan.groups.append(DecodeGroup(packed + position, packed + until, place, True, length))
+        position = until

@@ -5,9 +5,9 @@ import os
 import sys
 from contextlib import asynccontextmanager
 
-import psutil
 import pytest
 from seam_local.child import Child, ChildDied, StartTimeout
+from support.processes import wait_until_gone
 
 READY = "import json, sys, pathlib; pathlib.Path(sys.argv[1]).write_text(json.dumps({'grpc': 'here'}));"
 WAIT = "import signal; signal.pause()"
@@ -72,9 +72,7 @@ async def test_one_that_does_not_listen_is_killed_with_what_it_started(tmp_path)
         await toy.stop(grace=0.1)
         assert (await toy.ended()).how() == "was killed by SIGKILL"
         sleeper = int(said[0][1])
-        async with asyncio.timeout(10):
-            while psutil.pid_exists(sleeper) and psutil.Process(sleeper).status() != psutil.STATUS_ZOMBIE:
-                await asyncio.sleep(0.02)
+        await asyncio.to_thread(wait_until_gone, [sleeper])
 
 
 async def test_a_line_without_end_is_cut_and_does_not_fill_the_memory(tmp_path):

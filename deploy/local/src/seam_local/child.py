@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seam_local.ready import read_ready
+from seam_local.ready import forget_ready, read_ready
 
 READY_POLL_SECONDS = 0.05
 LAST_LINES = 12
@@ -77,7 +77,7 @@ class Child:
         say: Callable[[str, str], None],
     ) -> "Child":
         """Start it. `say(name, line)` gets each line of its output."""
-        ready_file.unlink(missing_ok=True)
+        forget_ready(ready_file)
         process = await asyncio.create_subprocess_exec(
             *words, env=environment, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, start_new_session=True
         )

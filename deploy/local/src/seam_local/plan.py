@@ -13,8 +13,7 @@ _ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})")
 
 
 class Topology(Enum):
-    """`MONOLITH` is one process; `SPLIT` is business and inference apart; `HYBRID` is an engine in the business process and
-    replicas beside it."""
+    """One process; business and inference apart; an engine in the business process and replicas beside it."""
 
     MONOLITH = "monolith"
     SPLIT = "split"

@@ -10,8 +10,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Addresses are host:port. `inference_pids` are the inference processes that were started, in the order of the first
-    addresses of `inference`; what follows runs in the business process or was joined."""
+    """Addresses are host:port. `inference_pids` are the inference processes that were started, in the order of the
+    first addresses of `inference`; what follows runs in the business process or was joined."""
 
     grpc: str
     http: str
@@ -39,6 +39,11 @@ def write_ready(path: Path, content: Mapping[str, Any]) -> None:
         json.dump(content, file)
         file.write("\n")
     draft.replace(path)
+
+
+def forget_ready(path: Path) -> None:
+    """Nothing serves there, whatever an earlier life wrote."""
+    path.unlink(missing_ok=True)
 
 
 def read_ready(path: Path) -> dict[str, Any] | None:

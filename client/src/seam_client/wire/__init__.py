@@ -1,0 +1,1 @@
+"""The one place that knows the contract's messages: requests out, answers and errors in."""

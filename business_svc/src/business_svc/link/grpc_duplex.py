@@ -1,0 +1,120 @@
+"""A replica behind gRPC: TCP ("host:port") or a Unix socket ("unix:/path")."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from seam.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from seam.inference.v1.session_pb2 import SessionRequest, SessionResponse
+
+from business_svc.link.duplex import DuplexLost
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+
+# A live session never goes half a second without data, so pings matter only while it is being torn down or cut; the
+# server must allow them this often (http2.min_recv_ping_interval_without_data_ms of at most 10 s), or it hangs up.
+KEEPALIVE_TIME = 10.0
+KEEPALIVE_TIMEOUT = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files. Read again at every connect, so that rotated certificates are used without a restart.
+    `server_name` is the identity (SAN) that the replica must prove, where it is not its address."""
+
+    ca: Path
+    certificate: Path | None = None
+    key: Path | None = None
+    server_name: str | None = None
+
+    def load(self) -> grpc.ChannelCredentials:
+        return grpc.ssl_channel_credentials(
+            root_certificates=self.ca.read_bytes(),
+            private_key=self.key.read_bytes() if self.key is not None else None,
+            certificate_chain=self.certificate.read_bytes() if self.certificate is not None else None,
+        )
+
+
+class GrpcConnector:
+    """Plaintext unless `tls` is given. `options` are gRPC channel arguments put after the ones made here."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        tls: TlsFiles | None = None,
+        hop: float = 0.0005,
+        options: Sequence[tuple[str, Any]] = (),
+    ) -> None:
+        self._target = target
+        self._tls = tls
+        self._hop = hop
+        self._options = options
+
+    @property
+    def address(self) -> str:
+        return self._target
+
+    @property
+    def hop(self) -> float:
+        return self._hop
+
+    async def connect(self) -> "GrpcDuplex":
+        options = self._channel_options()
+        if self._tls is None:
+            return GrpcDuplex(grpc.aio.insecure_channel(self._target, options=options))
+        try:
+            credentials = await asyncio.to_thread(self._tls.load)
+        except OSError as error:
+            raise DuplexLost(f"a TLS file of {self._target} cannot be read: {error}") from error
+        return GrpcDuplex(grpc.aio.secure_channel(self._target, credentials, options=options))
+
+    def _channel_options(self) -> list[tuple[str, Any]]:
+        options: list[tuple[str, Any]] = [
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.keepalive_time_ms", int(KEEPALIVE_TIME * 1000)),
+            ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT * 1000)),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.enable_retries", 0),
+            # A connection of its own: the pool decides when to try again, not a backoff shared between channels.
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        if self._tls is not None and self._tls.server_name is not None:
+            options.append(("grpc.ssl_target_name_override", self._tls.server_name))
+        return [*options, *self._options]
+
+
+class GrpcDuplex:
+    """Owns its channel and the one call on it."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        self._call: grpc.aio.StreamStreamCall[SessionRequest, SessionResponse] = InferenceServiceStub(channel).Session()
+
+    async def send(self, frame: SessionRequest) -> None:
+        try:
+            await self._call.write(frame)
+        except grpc.aio.AioRpcError as error:
+            raise _lost(error) from error
+        except asyncio.InvalidStateError as error:  # the call is over; the reader learns why
+            raise DuplexLost("the call to the replica is over") from error
+
+    async def receive(self) -> SessionResponse | None:
+        try:
+            frame = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise _lost(error) from error
+        return frame if isinstance(frame, SessionResponse) else None
+
+    async def aclose(self) -> None:
+        self._call.cancel()
+        await self._channel.close()
+
+
+def _lost(error: grpc.aio.AioRpcError) -> DuplexLost:
+    return DuplexLost(f"{error.code().name}: {error.details()}")

@@ -1,0 +1,244 @@
+"""One session with one replica: many requests over one duplex."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+
+from seam.inference.v1 import session_pb2
+from seam.inference.v1.session_pb2 import SessionRequest, SessionResponse, Welcome
+
+from business_svc.domain.inference import (
+    Context,
+    EmbedRequest,
+    GenerateRequest,
+    ModelLoad,
+    ReplicaState,
+    ScoreRequest,
+)
+from business_svc.errors import Reason, SeamError
+from business_svc.link.credits import Credits, CreditsOverdrawn
+from business_svc.link.duplex import Duplex, DuplexLost
+from business_svc.link.exchange import Exchange, PeerBroke, expired
+from business_svc.link.heartbeat import Silence
+from business_svc.link.inference_wire import load_of, submit_of
+from business_svc.link.outbox import Outbox
+
+PROTOCOL_REVISION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """`credit_window`: tokens of one generation that may be on the way or unread.
+    `heartbeat_timeout`: seconds of silence after which a replica is taken for dead (it sends a frame every 0.5 s).
+    `max_frame_bytes`: no frame is made bigger; a request that alone is bigger is refused."""
+
+    client_id: str
+    user_agent: str = "seam-business/0.1.0"
+    credit_window: int = 64
+    heartbeat_timeout: float = 2.0
+    max_frame_bytes: int = 4 * 1024 * 1024 - 1024
+
+
+class SessionEnded(Exception):
+    """Why a session is over."""
+
+
+class Session:
+    """Owned by whoever runs it: `run` returns when the session is over, and every request on it has then ended.
+
+    Requests may be opened until then. A request that is lost with the session ends with REPLICA_LOST.
+    """
+
+    def __init__(self, duplex: Duplex, welcome: Welcome, load: session_pb2.Load, settings: SessionSettings) -> None:
+        self.welcome = welcome
+        self.unseen: Counter[str] = Counter()  # by model: submitted, not yet in any load told to us
+        self._duplex = duplex
+        self._settings = settings
+        self._load = load
+        self._loads: dict[str, ModelLoad] | None = None
+        self._outbox = Outbox(settings.max_frame_bytes)
+        self._wake = asyncio.Event()
+        self._live: dict[int, Exchange] = {}
+        self._last_id = 0
+        self._over: str | None = None
+        self._silence = Silence(settings.heartbeat_timeout / 20, settings.heartbeat_timeout)
+
+    @classmethod
+    async def greet(cls, duplex: Duplex, settings: SessionSettings) -> "Session":
+        """Hello and welcome. Raises DuplexLost, SessionEnded."""
+        hello = session_pb2.Hello(
+            protocol_revision=PROTOCOL_REVISION, client_id=settings.client_id, user_agent=settings.user_agent
+        )
+        await duplex.send(SessionRequest(hello=hello))
+        first = await duplex.receive()
+        if first is None:
+            raise SessionEnded("the replica ended the session instead of welcoming")
+        if not first.HasField("welcome"):
+            raise SessionEnded("the replica's first frame has no welcome")
+        if first.welcome.protocol_revision != PROTOCOL_REVISION:
+            raise SessionEnded(f"the replica speaks protocol revision {first.welcome.protocol_revision}")
+        return cls(duplex, first.welcome, first.load, settings)
+
+    # --- what the pool looks at ---
+
+    @property
+    def state(self) -> ReplicaState:
+        draining = self._load.state == session_pb2.REPLICA_STATE_DRAINING
+        return ReplicaState.DRAINING if draining else ReplicaState.READY
+
+    @property
+    def loads(self) -> dict[str, ModelLoad]:
+        """By model, as the last frame told."""
+        if self._loads is None:
+            self._loads = {one.model: load_of(one) for one in self._load.models}
+        return self._loads
+
+    @property
+    def live_request_count(self) -> int:
+        return len(self._live)
+
+    @property
+    def full(self) -> bool:
+        most = self.welcome.max_live_requests
+        return bool(most) and len(self._live) >= most
+
+    # --- requests ---
+
+    def open(
+        self,
+        request: GenerateRequest | EmbedRequest | ScoreRequest,
+        context: Context,
+        output_token_ids: tuple[int, ...] = (),
+    ) -> Exchange:
+        """Begins a request; its submit leaves with this tick's frame. Raises SeamError."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if self._over is not None:
+            raise self._lost()
+        if context.deadline is not None and context.deadline <= now:
+            raise expired()
+        request_id = self._last_id + 1
+        window = self._settings.credit_window if isinstance(request, GenerateRequest) else None
+        submit = submit_of(request_id, request, context, now=now, credits=window, output_token_ids=output_token_ids)
+        self._check_size(submit)
+        self._last_id = request_id
+        exchange = Exchange(
+            request.model,
+            None if window is None else Credits(window),
+            _result_count(request),
+            grant=lambda granted: self._grant(request_id, granted),
+            leave=lambda: self._cancel(request_id),
+        )
+        if context.deadline is not None:
+            exchange.expire_with(loop.call_at(context.deadline, self._expire, request_id))
+        self._live[request_id] = exchange
+        self.unseen[request.model] += 1
+        self._outbox.submit(submit)
+        self._wake.set()
+        return exchange
+
+    def _check_size(self, submit: session_pb2.Submit) -> None:
+        size, most = submit.ByteSize(), self._settings.max_frame_bytes
+        if size > most:
+            raise SeamError(
+                Reason.MESSAGE_TOO_LARGE, f"the request takes {size} bytes on the way to a replica, at most {most} fit"
+            )
+
+    def _grant(self, request_id: int, credits: int) -> None:
+        if self._over is None and request_id in self._live:
+            self._outbox.grant(request_id, credits)
+            self._wake.set()
+
+    def _cancel(self, request_id: int) -> None:
+        if self._over is not None or request_id not in self._live:
+            return
+        if not self._outbox.cancel(request_id):
+            self._forget(request_id)
+        self._wake.set()
+
+    def _expire(self, request_id: int) -> None:
+        exchange = self._live.get(request_id)
+        if exchange is not None and not exchange.ended:
+            exchange.fail(expired())
+            self._cancel(request_id)
+
+    def _forget(self, request_id: int) -> None:
+        exchange = self._live.pop(request_id)
+        self._outbox.forget(request_id)
+        exchange.release()
+        if not exchange.seen:
+            self.unseen[exchange.model] -= 1
+
+    # --- the life of the session ---
+
+    async def run(self) -> str:
+        """Carries frames until the session is over; returns why. Cancelling it ends the session too."""
+        why = "closed from this side"
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read(), name="session reader")
+                tasks.create_task(self._write(), name="session writer")
+                tasks.create_task(self._watch(), name="session watch")
+        except* (SessionEnded, DuplexLost) as ends:
+            why = str(ends.exceptions[0])
+        finally:
+            self._end(why)
+        return why
+
+    async def _read(self) -> None:
+        while (frame := await self._duplex.receive()) is not None:
+            self._silence.heard()
+            try:
+                self._take(frame)
+            except (CreditsOverdrawn, PeerBroke) as broke:
+                raise SessionEnded(f"the replica broke the session's rules: {broke}") from broke
+        raise SessionEnded("the replica ended the session")
+
+    def _take(self, frame: SessionResponse) -> None:
+        self._load, self._loads = frame.load, None
+        for event in frame.events:
+            exchange = self._live.get(event.request_id)
+            if exchange is None:
+                continue
+            seen = exchange.seen
+            ends = exchange.deliver(event)
+            if not seen:
+                self.unseen[exchange.model] -= 1
+            if ends:
+                self._forget(event.request_id)
+
+    async def _write(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            for frame in self._outbox.frames():
+                await self._duplex.send(frame)
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            before = loop.time()
+            await asyncio.sleep(self._silence.tick)
+            if self._silence.waited(loop.time() - before):
+                raise SessionEnded(f"the replica was silent for {self._settings.heartbeat_timeout:g} s")
+
+    def _end(self, why: str) -> None:
+        self._over = why
+        live, self._live = self._live, {}
+        for exchange in live.values():
+            exchange.release()
+            exchange.fail(self._lost())
+        self.unseen.clear()
+
+    def _lost(self) -> SeamError:
+        return SeamError(Reason.REPLICA_LOST, f"the replica was lost: {self._over}", retry_after=0.1)
+
+
+def _result_count(request: GenerateRequest | EmbedRequest | ScoreRequest) -> int:
+    match request:
+        case GenerateRequest():
+            return 0
+        case EmbedRequest(texts=texts):
+            return len(texts)
+        case ScoreRequest(inputs=inputs):
+            return len(inputs)

@@ -68,7 +68,8 @@ class PackedGenerationRunner:
         self._prompt_lengths[slot] = len(generation.prompt_ids)
 
     def close(self, slot: int) -> None:
-        self._cache.clear(slot)
+        with torch.inference_mode():  # as its tensors were made
+            self._cache.clear(slot)
         self._sampler.close(slot)
         self._prompt_lengths.pop(slot, None)
 

@@ -1,0 +1,102 @@
+"""Where a model lives and how much it may hold: device, number type, cache, step."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedConfig
+
+from inference_svc.errors import ModelLoadError
+from inference_svc.model import ModelSpec
+from inference_svc.models.kv_cache import padded_length
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_CPU_MEMORY_SHARE = 0.25
+_GPU_FREE_SHARE = 0.8  # the rest is for a step's activations
+_MOST_SLOTS = {"cpu": 64, "cuda": 256}
+_FEWEST_SLOTS_WANTED = 8
+_GENERATION_STEP_TOKENS = {"cpu": 512, "cuda": 4096}
+_ENCODER_STEP_TOKENS = {"cpu": 1024, "cuda": 16384}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+
+def placement_of(spec: ModelSpec, config: PreTrainedConfig) -> Placement:
+    """ "auto" is float32 on a CPU, where it is exact, and the checkpoint's own type on a GPU."""
+    device = _device(spec.device)
+    if spec.dtype in _DTYPES:
+        return Placement(device, _DTYPES[spec.dtype])
+    if spec.dtype != "auto":
+        raise ModelLoadError(f"there is no dtype {spec.dtype!r}; there are auto, {', '.join(_DTYPES)}")
+    own = getattr(config, "dtype", None)
+    if device.type == "cuda" and isinstance(own, torch.dtype) and own in _DTYPES.values():
+        return Placement(device, own)
+    return Placement(device, torch.float32)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as unknown:
+        raise ModelLoadError(f"there is no device {name!r}; name cpu, cuda or cuda:1") from unknown
+    if device.type not in _MOST_SLOTS:
+        raise ModelLoadError(f"device {name!r} is not supported; name cpu, cuda or cuda:1")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelLoadError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def encoder_step_tokens(spec: ModelSpec, placement: Placement, max_input_tokens: int) -> int:
+    """A step takes at least the longest input."""
+    return max(spec.step_token_budget or _ENCODER_STEP_TOKENS[placement.device.type], max_input_tokens)
+
+
+def generation_step_tokens(spec: ModelSpec, placement: Placement) -> int:
+    return spec.step_token_budget or _GENERATION_STEP_TOKENS[placement.device.type]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    slot_count: int
+    max_context_tokens: int
+
+
+def cache_shape(spec: ModelSpec, config: PreTrainedConfig, placement: Placement, model_limit: int) -> CacheShape:
+    """As the spec says. What it leaves open: the model's own context, cut where fewer than 8 such sequences would fit
+    the memory (never below 2048), and as many slots as fit. Called when the weights are on the device."""
+    tokens = spec.cache_token_count or _memory(placement.device) // max(_bytes_per_token(config, placement), 1)
+    context = min(spec.max_context_tokens or max(2048, tokens // _FEWEST_SLOTS_WANTED), model_limit)
+    fitting = min(tokens // padded_length(context), _MOST_SLOTS[placement.device.type])
+    if spec.cache_token_count is not None and fitting < 1:
+        raise ModelLoadError(
+            f"a cache of {spec.cache_token_count} tokens does not hold one context of {context}; raise it to "
+            f"{padded_length(context)} or lower the context"
+        )
+    return CacheShape(spec.slot_count or max(fitting, 1), context)
+
+
+def _bytes_per_token(config: PreTrainedConfig, placement: Placement) -> int:
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(2 * text.num_hidden_layers * heads * size * placement.dtype.itemsize)
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        free, _total = torch.cuda.mem_get_info(device)
+        return int(free * _GPU_FREE_SHARE)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")  # a container's own, cgroup v2
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, int(text))
+    return int(total * _CPU_MEMORY_SHARE)

@@ -1,0 +1,102 @@
+"""A model's own way of reading and writing text, safe to use from any thread.
+
+Works on the fast tokenizer underneath transformers' wrapper: the wrapper sets truncation and padding on it call by
+call, which threads would see of each other. Here both are switched off once and nothing is changed afterwards.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+
+from inference_svc.errors import InvalidField
+from inference_svc.requests import Message
+
+
+class FastTokenizer:
+    """`wrapper` is a transformers fast tokenizer that nobody else uses from here on.
+
+    `has_type_ids` tells whether the model takes token type ids. `prompts` are the texts that the model's configuration
+    puts before inputs, by name; "" is the default prompt.
+    """
+
+    def __init__(
+        self,
+        wrapper: Any,
+        *,
+        end_token_ids: frozenset[int],
+        has_type_ids: bool,
+        prompts: Mapping[str, str],
+    ) -> None:
+        self._wrapper = wrapper
+        self._fast = wrapper.backend_tokenizer
+        self._fast.no_truncation()
+        self._fast.no_padding()
+        self._end_token_ids = end_token_ids
+        self._has_type_ids = has_type_ids
+        self._prompts = {"": "", **prompts}
+        self._anchor = self._anchor_ids()
+
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self._fast.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def end_token_ids(self) -> frozenset[int]:
+        return self._end_token_ids
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._wrapper.chat_template is not None
+
+    def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
+        """The template writes the special tokens that it wants, so none are added around it."""
+        if not self.has_chat_template:
+            raise InvalidField.of_field("prompt.chat", "the model has no chat template; send a text prompt")
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            text = self._wrapper.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+        except (TemplateError, ValueError, TypeError, LookupError) as refused:
+            raise InvalidField.of_field(
+                "prompt.chat.messages", f"the model's chat template refuses them: {refused}"
+            ) from refused
+        return list(self._fast.encode(text, add_special_tokens=False).ids)
+
+    def encode_text(self, text: str) -> list[int]:
+        return list(self._fast.encode(text).ids)
+
+    def encode_pair(self, text: str, text_pair: str | None) -> tuple[list[int], list[int] | None]:
+        return self._told(self._fast.encode(text, text_pair))
+
+    def truncate_pair(self, text: str, text_pair: str | None, limit: int) -> tuple[list[int], list[int] | None]:
+        first = self._fast.encode(text, add_special_tokens=False)
+        second = None if text_pair is None else self._fast.encode(text_pair, add_special_tokens=False)
+        room = max(limit - int(self._fast.num_special_tokens_to_add(second is not None)), 0)
+        first.truncate(room)
+        if second is not None:
+            second.truncate(room - len(first.ids))
+        return self._told(self._fast.post_process(first, second, True))
+
+    def prompt_for(self, prompt_name: str) -> str:
+        try:
+            return self._prompts[prompt_name]
+        except KeyError:
+            names = ", ".join(sorted(name for name in self._prompts if name)) or "none"
+            raise InvalidField.of_field("prompt_name", f"the model has no such prompt; it has: {names}") from None
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return str(self._fast.decode(list(token_ids), skip_special_tokens=True))
+
+    def token_text(self, token_id: int) -> str:
+        """Read behind a token that is known, because some decoders drop the space before a text's first word."""
+        whole = self._fast.decode([*self._anchor, token_id], skip_special_tokens=False)
+        before = self._fast.decode(self._anchor, skip_special_tokens=False)
+        if self._anchor and whole.startswith(before):
+            return str(whole[len(before) :])
+        return str(self._fast.decode([token_id], skip_special_tokens=False))
+
+    def _anchor_ids(self) -> list[int]:
+        return list(self._fast.encode("a", add_special_tokens=False).ids)
+
+    def _told(self, encoding: Any) -> tuple[list[int], list[int] | None]:
+        return list(encoding.ids), list(encoding.type_ids) if self._has_type_ids else None

@@ -65,6 +65,11 @@ class ChatStream:
         return self._progress.finished
 
     @property
+    def so_far(self) -> str:
+        """The text read so far."""
+        return self._progress.text
+
+    @property
     def citations(self) -> tuple[Citation, ...]:
         """Those read so far."""
         return self._progress.citations

@@ -25,8 +25,8 @@ class Scoring:
 def weigh(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scoring: Scoring
 ) -> torch.Tensor:
-    """`query` `(a, b, queries, dimension)`, `key` and `value` `(a, b, keys, dimension)`; `mask` is added to the products,
-    and the sinks broadcast to `(a, b, queries, 1)`."""
+    """`query` `(a, b, queries, dimension)`, `key` and `value` `(a, b, keys, dimension)`; `mask` is added to the
+    products, and the sinks broadcast to `(a, b, queries, 1)`."""
     if scoring.softcap is None and scoring.sinks is None:
         return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scoring.scaling)
     scale = query.shape[-1] ** -0.5 if scoring.scaling is None else scoring.scaling

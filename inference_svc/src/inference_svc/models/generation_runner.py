@@ -1,6 +1,7 @@
 """A causal language model of transformers behind the engine's GenerationRunner."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 
 import torch
@@ -9,9 +10,16 @@ from transformers import PreTrainedModel
 from inference_svc.engine.runner import OutOfDeviceMemory, Row, SampledToken
 from inference_svc.models.kv_cache import SlotCache
 from inference_svc.models.packed_attention import PackedAttention
-from inference_svc.models.prepacked import own_weights, prepack_linears
+from inference_svc.models.prepacked import every_product_is_prepacked, own_weights, prepack_linears
+from inference_svc.models.prompt_scoring import PromptScorer
 from inference_svc.models.sampling import Sampler
-from inference_svc.models.self_check import check_against, plain_logits, refuse_what_cannot_be_packed
+from inference_svc.models.self_check import (
+    PlainLogits,
+    check_layers,
+    check_packed,
+    plain_logits,
+    refuse_what_cannot_be_packed,
+)
 from inference_svc.models.step_plan import StepPlan, plan_step
 from inference_svc.requests import Generation
 
@@ -43,13 +51,28 @@ class PackedGenerationRunner:
         self._cache = SlotCache(max(slot_count, 2), max_context_tokens)
         self._attention = PackedAttention(self._cache, dtype, self._device)
         self._prompt_lengths: dict[int, int] = {}
+        self._prompt_scorer = PromptScorer()
         with torch.inference_mode():
             own_weights(model)
-            expected = plain_logits(model)
-            self.prepacked_count = prepack_linears(model) if prepack and self._device.type == "cpu" else 0
+            model.set_attn_implementation("eager")  # the definition: others may leave out a softcap
+            expected = plain_logits(model, max_context_tokens)
+            if prepack and self._device.type == "cpu":
+                prepack_linears(model)
+            self._batch_invariant = self._device.type == "cpu" and every_product_is_prepacked(model)
             self._attention.bind(model)
-            check_against(expected, self, self._attention.windows_seen)
-            self._sampler = Sampler(slot_count, expected.vocabulary_size, self._device)
+            self._check(expected)
+        self._sampler = Sampler(slot_count, expected.vocabulary_size, self._device)
+
+    def _check(self, expected: PlainLogits) -> None:
+        dtype, name = self._model.dtype, type(self._model).__name__
+        check_packed(expected, self._last_logits, dtype, name)
+        check_layers(self._attention.windows_seen, self._model, self._max_context_tokens)
+        for slot in range(len(expected.token_ids)):
+            self._cache.clear(slot)
+
+    def _last_logits(self, rows: Sequence[Row], prompt_lengths: Mapping[int, int]) -> torch.Tensor:
+        plan = plan_step(rows, prompt_lengths, self._cache)
+        return self._forward(plan, [end - 1 for end in plan.row_ends])
 
     @property
     def slot_count(self) -> int:
@@ -60,17 +83,25 @@ class PackedGenerationRunner:
         return self._max_context_tokens
 
     @property
+    def batch_invariant(self) -> bool:
+        """Whether a sequence's logits have the same bits in any batch, chunking, and after resume. So it is on the CPU
+        where every matrix product is prepacked."""
+        return self._batch_invariant
+
+    @property
     def cache_byte_count(self) -> int:
         return self._cache.byte_count
 
     def open(self, slot: int, generation: Generation) -> None:
         self._sampler.open(slot, generation)
+        self._prompt_scorer.open(slot, generation)
         self._prompt_lengths[slot] = len(generation.prompt_ids)
 
     def close(self, slot: int) -> None:
         with torch.inference_mode():  # as its tensors were made
             self._cache.clear(slot)
         self._sampler.close(slot)
+        self._prompt_scorer.close(slot)
         self._prompt_lengths.pop(slot, None)
 
     def step(self, rows: Sequence[Row]) -> list[SampledToken | None]:
@@ -87,15 +118,22 @@ class PackedGenerationRunner:
     def _step(self, rows: Sequence[Row]) -> list[SampledToken | None]:
         plan = plan_step(rows, self._prompt_lengths, self._cache)
         sampling = [index for index, row in enumerate(rows) if row.samples]
-        logits = self.forward(plan, [plan.row_ends[index] - 1 for index in sampling])
+        scored = self._prompt_scorer.wanted(rows, plan.row_ends)
+        logits = self._forward(plan, [plan.row_ends[index] - 1 for index in sampling] + scored.packed)
+        self._sampler.note_fed(rows)
+        self._prompt_scorer.note(scored, logits[len(sampling) :])
         answers: list[SampledToken | None] = [None] * len(rows)
         if sampling:
-            tokens = self._sampler.sample(logits, [rows[index] for index in sampling])
+            tokens = self._sampler.sample(logits[: len(sampling)], [rows[index] for index in sampling])
             for index, token in zip(sampling, tokens, strict=True):
-                answers[index] = token
+                answers[index] = self._with_prompt(rows[index], token)
         return answers
 
-    def forward(self, plan: StepPlan, wanted: Sequence[int]) -> torch.Tensor:
+    def _with_prompt(self, row: Row, token: SampledToken) -> SampledToken:
+        told = self._prompt_scorer.result(row.slot) if row.output_index == 0 else ()
+        return replace(token, prompt_logprobs=told) if told else token
+
+    def _forward(self, plan: StepPlan, wanted: Sequence[int]) -> torch.Tensor:
         """Compute a plan; gives float32 logits `(wanted, vocabulary)` at those packed indices.
 
         Never a product of one row: its kernel sums in another order than that of many. So a lone token gets a

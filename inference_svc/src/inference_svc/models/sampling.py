@@ -1,24 +1,136 @@
-"""The next token of each row."""
+"""The next token of each row: a pure function of its logits, its request's settings, its seed and its output position.
+
+In this order: logit bias, end tokens held back until the smallest length, penalties, then temperature, min-p, top-k and
+top-p as `drawing` has them. At temperature 0 the likeliest token is taken. Logprobs are of the model's own
+distribution, before any of that.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from inference_svc.engine.runner import Row, SampledToken
+from inference_svc.models.drawing import DrawSettings, draw
+from inference_svc.models.logprobs import describe
+from inference_svc.models.noise import draw_keys
+from inference_svc.models.penalties import Penalties, is_penalised
 from inference_svc.requests import Generation
 
 
+@dataclass(frozen=True, slots=True)
+class SlotTokens:
+    """Tokens that a request names, on the device: those it biases, by how much, and those that end it."""
+
+    biased: torch.Tensor
+    bias: torch.Tensor
+    ends: torch.Tensor
+
+
 class Sampler:
+    """Settings of every slot, in arrays filled when a sequence opens; a step takes its rows of them."""
+
     def __init__(self, slot_count: int, vocabulary_size: int, device: torch.device) -> None:
-        pass
+        self._device = device
+        self._penalties = Penalties(slot_count, vocabulary_size, device)
+        self._named: dict[int, SlotTokens] = {}
+        self._temperature = np.zeros(slot_count, dtype=np.float32)
+        self._top_k = np.zeros(slot_count, dtype=np.int64)
+        self._top_p = np.ones(slot_count, dtype=np.float32)
+        self._min_p = np.zeros(slot_count, dtype=np.float32)
+        self._seed = np.zeros(slot_count, dtype=np.uint64)
+        self._min_outputs = np.zeros(slot_count, dtype=np.int64)
+        self._is_biased = np.zeros(slot_count, dtype=np.bool_)
+        self._is_penalised = np.zeros(slot_count, dtype=np.bool_)
+        self._top_logprobs = np.full(
+            slot_count, -1, dtype=np.int64
+        )  # below 0: none asked for, not even the token's own
 
     def open(self, slot: int, generation: Generation) -> None:
-        pass
+        sampling, detail = generation.sampling, generation.detail
+        self._temperature[slot] = sampling.temperature
+        self._top_k[slot] = sampling.top_k
+        self._top_p[slot] = sampling.top_p
+        self._min_p[slot] = sampling.min_p
+        self._seed[slot] = (sampling.seed or 0) % 2**64
+        self._min_outputs[slot] = generation.min_output_tokens
+        self._is_biased[slot] = bool(sampling.logit_bias)
+        self._is_penalised[slot] = is_penalised(sampling)
+        self._top_logprobs[slot] = detail.top_logprob_count if detail.logprobs else -1
+        self._named[slot] = self._slot_tokens(generation)
+        if self._is_penalised[slot]:
+            self._penalties.open(slot, generation)
 
     def close(self, slot: int) -> None:
-        pass
+        self._penalties.close(slot)
+        self._named.pop(slot, None)
+
+    def note_fed(self, rows: Sequence[Row]) -> None:
+        """Rows, sampling or not, are computed: penalties count the answer's tokens among theirs."""
+        self._penalties.note_fed(rows)
 
     def sample(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[SampledToken]:
-        best, tokens = logits.max(-1)
-        finite = (~best.isnan()).tolist()
-        return [SampledToken(token, ok) for token, ok in zip(tokens.tolist(), finite, strict=True)]
+        """`logits` `(rows, vocabulary) float32`."""
+        slots = np.array([row.slot for row in rows])
+        positions = np.array([row.output_index for row in rows])
+        best, token_ids = logits.max(-1)  # NaN is greater than any number here
+        finite = best.isfinite()
+        drawn = self._temperature[slots] > 0
+        held_back = positions < self._min_outputs[slots]
+        changed = drawn | held_back | self._is_biased[slots] | self._is_penalised[slots]
+        if changed.any():
+            which = np.flatnonzero(changed)
+            index = self._tensor(which)
+            chosen = self._choose(logits[index], slots[which], positions[which])
+            token_ids = token_ids.clone().index_copy_(0, index, chosen)
+        return describe(logits, token_ids, finite, self._top_logprobs[slots])
+
+    def _choose(self, logits: torch.Tensor, slots: np.ndarray, positions: np.ndarray) -> torch.Tensor:
+        logits = torch.nan_to_num_(logits, nan=0.0, posinf=None, neginf=-torch.inf)
+        self._add_bias(logits, slots)
+        self._hold_ends_back(logits, slots, positions)
+        penalised = np.flatnonzero(self._is_penalised[slots])
+        if len(penalised):
+            index = self._tensor(penalised)
+            logits[index] = self._penalties.apply(logits[index], self._tensor(slots[penalised]))
+        token_ids = logits.argmax(-1)
+        drawn = np.flatnonzero(self._temperature[slots] > 0)
+        if len(drawn):
+            index = self._tensor(drawn)
+            token_ids[index] = draw(logits[index], self._draw_settings(slots[drawn], positions[drawn]))
+        return token_ids
+
+    def _draw_settings(self, slots: np.ndarray, positions: np.ndarray) -> DrawSettings:
+        keys = draw_keys(self._seed[slots], positions.astype(np.uint64))
+        arrays = (self._temperature[slots], self._top_k[slots], self._top_p[slots], self._min_p[slots], keys)
+        return DrawSettings(*(self._tensor(array) for array in arrays))
+
+    def _add_bias(self, logits: torch.Tensor, slots: np.ndarray) -> None:
+        biased = np.flatnonzero(self._is_biased[slots])
+        if len(biased):
+            named = [self._named[slot] for slot in slots[biased]]
+            index = self._row_index(biased, [len(each.biased) for each in named])
+            where = (index, torch.cat([each.biased for each in named]))
+            logits.index_put_(where, torch.cat([each.bias for each in named]), accumulate=True)
+
+    def _hold_ends_back(self, logits: torch.Tensor, slots: np.ndarray, positions: np.ndarray) -> None:
+        early = np.flatnonzero(positions < self._min_outputs[slots])
+        if len(early):
+            named = [self._named[slot] for slot in slots[early]]
+            index = self._row_index(early, [len(each.ends) for each in named])
+            logits[index, torch.cat([each.ends for each in named])] = -torch.inf
+
+    def _row_index(self, rows: np.ndarray, counts: list[int]) -> torch.Tensor:
+        return self._tensor(np.repeat(rows, counts))
+
+    def _slot_tokens(self, generation: Generation) -> SlotTokens:
+        bias = generation.sampling.logit_bias
+        return SlotTokens(
+            torch.tensor(list(bias.keys()), dtype=torch.long, device=self._device),
+            torch.tensor(list(bias.values()), dtype=torch.float32, device=self._device),
+            torch.tensor(sorted(generation.end_token_ids), dtype=torch.long, device=self._device),
+        )
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)

@@ -1,0 +1,106 @@
+"""What every request passes before anything reads it: the key, and the limit of its size."""
+
+import asyncio
+from collections.abc import Mapping
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from business_svc.domain.access import KeyRing, presented_key
+from business_svc.edge_http.errors_http import error_response
+from business_svc.errors import Reason, SeamError, bad_field
+from business_svc.usecases.calling import Call
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+TIMEOUT_HEADER = "x-request-timeout"
+CALL = "seam.call"
+BODY_SECONDS = 30.0  # a body that has not arrived by then is given up
+
+
+class Door:
+    """ASGI: lets a request with a known key and a body within the limit in; its Call lies in the scope."""
+
+    def __init__(self, app: ASGIApp, keys: KeyRing, max_body_bytes: int) -> None:
+        self._app = app
+        self._keys = keys
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        try:
+            headers = Headers(scope=scope)
+            scope[CALL] = self._enter(headers)
+            body = await self._body(headers, receive)
+        except SeamError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        await self._app(scope, _after(body, receive), send)
+
+    def _enter(self, headers: Mapping[str, str]) -> Call:
+        caller = self._keys.identify(presented_key(headers.get("authorization"), headers.get("x-api-key")))
+        return Call(
+            caller,
+            timeout=_timeout(headers.get(TIMEOUT_HEADER)),
+            traceparent=headers.get("traceparent", ""),
+            tracestate=headers.get("tracestate", ""),
+        )
+
+    async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes:
+        told = headers.get("content-length", "")
+        if told.isdecimal() and int(told) > self._max_body_bytes:
+            raise self._too_large()
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise SeamError(Reason.CANCELLED, "the client closed the connection")
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > self._max_body_bytes:
+                        raise self._too_large()
+                    if not message.get("more_body", False):
+                        return b"".join(parts)
+        except TimeoutError:
+            late = f"the body did not arrive within {BODY_SECONDS:g} seconds"
+            raise SeamError(Reason.DEADLINE_EXPIRED, late) from None
+
+    def _too_large(self) -> SeamError:
+        return SeamError(Reason.MESSAGE_TOO_LARGE, f"the body must have at most {self._max_body_bytes} bytes")
+
+
+def call_of(request: Request) -> Call:
+    """Who asks, as the door found."""
+    call: Call = request.scope[CALL]
+    return call
+
+
+def _timeout(header: str | None) -> float | None:
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        seconds = float("nan")
+    if not 0 <= seconds < float("inf"):
+        raise bad_field(TIMEOUT_HEADER, f"must be a number of seconds, at least 0, was {header[:40]!r}")
+    return seconds
+
+
+def _after(body: bytes, receive: Receive) -> Receive:
+    """The body in one message, then whatever the connection says: that the client is gone."""
+    told = False
+
+    async def receive_after() -> Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_after

@@ -1,0 +1,65 @@
+"""uvicorn as a guest in somebody else's event loop: no signals, no logs of accesses, a socket that is already bound."""
+
+import asyncio
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+BACKLOG = 2048
+KEEP_ALIVE_SECONDS = 75
+
+
+class Listener(uvicorn.Server):
+    """`serve(sockets=[...])` runs until `drain`; `listening` is set when connections are taken."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        )
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """The process's signals belong to whoever owns the loop."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    def drain(self, grace: float) -> None:
+        """Takes nothing new; what runs has `grace` seconds. Ends `serve` a little later."""
+        self.config.timeout_graceful_shutdown = grace  # type: ignore[assignment]
+        self.should_exit = True
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Bound, not yet listening. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    bound.setblocking(False)
+    return bound
+
+
+def told_address(bound: socket.socket) -> str:
+    """ "host:port" """
+    host, port = bound.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

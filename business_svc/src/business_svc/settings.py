@@ -1,0 +1,116 @@
+"""What the environment says, read once. Every variable begins with SEAM_."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from business_svc.domain.access import MIN_KEY_CHARACTERS, ApiKey
+from business_svc.domain.prompting import PLACE
+
+PREFIX = "SEAM_"
+DEFAULT_TENANT = "default"
+_HASHED = re.compile(r"sha256=([0-9a-f]{64})")
+
+
+class SettingsError(Exception):
+    """A variable is missing or wrong; the message names it, and shows no secret."""
+
+
+def _separated(value: Any) -> Any:
+    """A comma list; blanks around and between commas mean nothing."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _api_keys(value: Any) -> Any:
+    parts = _separated(value)
+    return tuple(part if isinstance(part, ApiKey) else _api_key(part) for part in parts)
+
+
+def _api_key(entry: str) -> ApiKey:
+    tenant, colon, secret = entry.partition(":")
+    if not colon:
+        tenant, secret = DEFAULT_TENANT, entry
+    if not tenant:
+        raise ValueError("a key has an empty name before its colon")
+    hashed = _HASHED.fullmatch(secret)
+    if hashed:
+        return ApiKey(tenant, bytes.fromhex(hashed[1]))
+    if secret.startswith("sha256="):
+        raise ValueError(f"the hash of a key of {tenant!r} must be 64 lower-case hexadecimal digits")
+    if len(secret) < MIN_KEY_CHARACTERS:
+        raise ValueError(f"a key of {tenant!r} has fewer than {MIN_KEY_CHARACTERS} characters; make it random")
+    return ApiKey.of_secret(tenant, secret)
+
+
+class Settings(BaseSettings):
+    """All of the business server's settings.
+
+    `api_keys`: comma list of KEY, NAME:KEY, or NAME:sha256=HEX with the SHA-256 of the key, so that the environment
+    holds no secret. NAME is the tenant ("default" without one); several keys may share it.
+    Addresses are "host:port" (port 0 takes a free one); `grpc_listen` may be "unix:/path".
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True, arbitrary_types_allowed=True
+    )
+
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)]
+    replicas: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_separated)] = ()
+    grpc_listen: str = "127.0.0.1:50051"
+    http_listen: str = "127.0.0.1:8080"
+    predict_template: str = PLACE
+    system_prompt: str = ""
+    default_max_output_tokens: int = Field(default=256, ge=1)
+    max_request_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    max_request_seconds: float = Field(default=600.0, gt=0, allow_inf_nan=False)
+    drain_seconds: float = Field(default=20.0, ge=0, allow_inf_nan=False)
+
+    @field_validator("api_keys")
+    @classmethod
+    def _some_key(cls, keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+        if not keys:
+            raise ValueError("at least one key is needed, or nobody may ask")
+        return keys
+
+    @field_validator("predict_template")
+    @classmethod
+    def _has_one_place(cls, template: str) -> str:
+        if template.count(PLACE) != 1:
+            raise ValueError(f"must have {PLACE} exactly once")
+        return template
+
+    @field_validator("grpc_listen", "http_listen")
+    @classmethod
+    def _is_address(cls, address: str) -> str:
+        if not address.startswith("unix:"):
+            host_and_port(address)
+        return address
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Of "host:port" or "[ipv6]:port". Raises ValueError."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"must be host:port, was {address!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """The environment's settings; `overrides` go before it. Raises SettingsError with every variable that is wrong."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        wrong = [f"{_variable(found['loc'])}: {_said(found)}" for found in error.errors(include_input=False)]
+        raise SettingsError("; ".join(wrong)) from error
+
+
+def _variable(loc: tuple[int | str, ...]) -> str:
+    return PREFIX + str(loc[0]).upper() if loc else PREFIX
+
+
+def _said(found: Any) -> str:
+    return "must be set" if found["type"] == "missing" else str(found["msg"]).removeprefix("Value error, ")

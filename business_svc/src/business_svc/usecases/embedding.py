@@ -1,0 +1,30 @@
+"""Vectors of texts."""
+
+from dataclasses import replace
+
+from business_svc.domain.checking import check_embed, served_model
+from business_svc.domain.inference import Embeddings, EmbedRequest, Task
+from business_svc.ports import Inference
+from business_svc.usecases.calling import Call, Clock, context_of, in_callers_words, with_total
+
+DEFAULT_MODEL = "embed"
+
+
+class Embedding:
+    """Checks, asks, and says how long it took."""
+
+    def __init__(self, inference: Inference, max_seconds: float, clock: Clock) -> None:
+        self._inference = inference
+        self._max_seconds = max_seconds
+        self._clock = clock
+
+    async def embed(self, request: EmbedRequest, call: Call) -> Embeddings:
+        """One vector a text, in order. Raises SeamError."""
+        begun = self._clock()
+        asked = replace(request, model=request.model or DEFAULT_MODEL)
+        context = context_of(call, begun, self._max_seconds)
+        models, replicas = self._inference.models(), self._inference.replicas()
+        check_embed(asked, served_model(models, replicas, asked.model, Task.EMBED))
+        with in_callers_words():
+            answer = await self._inference.embed(asked, context)
+        return replace(answer, timings=with_total(answer.timings, self._clock() - begun))

@@ -13,7 +13,7 @@ setup: ## make .venv with everything in it (at once when that is done)
 	@$(PYTHON) tools/set_up.py .venv
 
 run: setup ## the main job from nothing: start split, search, chat, show where the time went, stop
-	@$(BIN)/seam-up --topology split --grpc-port 0 --http-port 0 --demo
+	@$(BIN)/seam-up --topology split --grpc-port 0 --http-port 0 --demo README.md
 
 up: setup ## start split and leave it running until Ctrl-C (ARGS="--topology hybrid" and the like)
 	@$(BIN)/seam-up $(ARGS)

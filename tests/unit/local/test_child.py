@@ -6,7 +6,8 @@ import sys
 from contextlib import asynccontextmanager
 
 import pytest
-from seam_local.child import Child, ChildDied, StartTimeout
+from seam_local.child import Child, ChildDied
+from seam_local.faults import StartTimeout
 from support.processes import wait_until_gone
 
 READY = "import json, sys, pathlib; pathlib.Path(sys.argv[1]).write_text(json.dumps({'grpc': 'here'}));"

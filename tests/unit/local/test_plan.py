@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from seam_local.keys import Keys
 from seam_local.plan import BadPlan, Topology, checked_plan
+
+KEYS = Keys("a-key-of-enough-characters", "a-key-of-enough-characters")
 
 
 def plan(topology: Topology = Topology.SPLIT, **given: Any):
@@ -13,7 +16,7 @@ def plan(topology: Topology = Topology.SPLIT, **given: Any):
         "replica_addresses": (),
         "grpc_port": 0,
         "http_port": 0,
-        "api_key": None,
+        "keys": KEYS,
         "ready_file": None,
         "grace": 1.0,
     }
@@ -55,21 +58,15 @@ def test_both_kinds_of_replica_may_be_had_together():
         (Topology.SPLIT, {"http_port": -1}, "--http-port"),
         (Topology.SPLIT, {"grpc_port": 5000, "http_port": 5000}, "one each"),
         (Topology.SPLIT, {"grace": -1.0}, "--grace"),
-        (Topology.SPLIT, {"api_key": "two words"}, "--api-key"),
-        (Topology.SPLIT, {"api_key": "schlüssel"}, "--api-key"),
+        (Topology.SPLIT, {"keys": Keys("too-short", "too-short")}, "16 or more"),
+        (Topology.SPLIT, {"keys": Keys("two words, one key", "two words, one key")}, "16 or more"),
+        (Topology.SPLIT, {"keys": Keys("hauptschlüsselhauptschlüssel", "")}, "16 or more"),
         (Topology.SPLIT, {"ready_file": Path("/no/such/folder/ready.json")}, "--ready-file"),
     ],
 )
 def test_what_cannot_be_started_is_refused_with_its_option(topology, given, says):
     with pytest.raises(BadPlan, match=says):
         plan(topology, **given)
-
-
-def test_an_api_key_is_made_when_none_is_given_and_each_time_another():
-    assert plan(api_key="mine").api_key == "mine"
-    first, second = plan().api_key, plan().api_key
-    assert first != second
-    assert len(first) >= 32
 
 
 def test_only_split_needs_a_replica_to_answer():

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seam_local.faults import CannotServe, StartTimeout
 from seam_local.ready import forget_ready, read_ready
 
 READY_POLL_SECONDS = 0.05
@@ -44,16 +45,12 @@ class Ending:
         return f"was killed by {name}"
 
 
-class ChildDied(Exception):
+class ChildDied(CannotServe):
     """A child ended that was needed."""
 
     def __init__(self, ending: Ending) -> None:
         super().__init__(ending.describe())
         self.ending = ending
-
-
-class StartTimeout(Exception):
-    """A child runs but does not become ready."""
 
 
 class Child:

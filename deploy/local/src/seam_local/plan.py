@@ -1,14 +1,17 @@
 """What is to be started, checked before anything is."""
 
 import re
-import secrets
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from seam_local.keys import Keys
+
 DEFAULT_GRPC_PORT = 50051
 DEFAULT_HTTP_PORT = 8080
 MAX_REPLICAS = 64
+MIN_KEY_CHARACTERS = 16  # the business server takes no shorter one
+_KEY = re.compile(r"[A-Za-z0-9._~+/-]{16,512}")
 _ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})")
 
 
@@ -33,7 +36,7 @@ class Plan:
     replica_addresses: tuple[str, ...]
     grpc_port: int
     http_port: int
-    api_key: str
+    keys: Keys
     ready_file: Path | None = None
     grace: float = 10.0
     start_timeout: float = 600.0
@@ -50,7 +53,7 @@ def checked_plan(
     replica_addresses: tuple[str, ...],
     grpc_port: int,
     http_port: int,
-    api_key: str | None,
+    keys: Keys,
     ready_file: Path | None,
     grace: float,
 ) -> Plan:
@@ -63,8 +66,8 @@ def checked_plan(
         raise BadPlan(f"--grpc-port and --http-port are both {grpc_port}: they need one each")
     if grace < 0:
         raise BadPlan(f"--grace {grace}: seconds, 0 or more")
-    if api_key is not None and (not api_key.isascii() or not api_key.isprintable() or set(api_key) & set(" ,:=;\"'")):
-        raise BadPlan("--api-key: printable ASCII without spaces, quotes, or any of , : ; =")
+    if not _KEY.fullmatch(keys.shown):
+        raise BadPlan(f"the API key: {MIN_KEY_CHARACTERS} or more letters, digits, or any of . _ ~ + / -")
     if ready_file is not None and not ready_file.absolute().parent.is_dir():
         raise BadPlan(f"--ready-file {ready_file}: there is no folder {ready_file.absolute().parent}")
     return Plan(
@@ -73,7 +76,7 @@ def checked_plan(
         replica_addresses=replica_addresses,
         grpc_port=grpc_port,
         http_port=http_port,
-        api_key=api_key or f"sk-seam-{secrets.token_hex(16)}",
+        keys=keys,
         ready_file=ready_file.absolute() if ready_file else None,
         grace=grace,
     )

@@ -1,5 +1,6 @@
 """What people see: live progress on a terminal, plain lines anywhere else."""
 
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,10 @@ class Screen:
         if self._status:
             self._status.update(Text(f"{name}: {line}"[:120]))
 
+    def take_logs(self) -> None:
+        """What this process logs is shown like a child's lines."""
+        logging.basicConfig(level=logging.INFO, handlers=[_ToScreen(self)])
+
     @contextmanager
     def progress(self, text: str) -> Iterator[None]:
         """A spinner with the newest line while something takes its time."""
@@ -55,3 +60,13 @@ class Screen:
             return
         for name, value in rows.items():
             self.out.print(Text(f"{name}: {value}"), soft_wrap=True)
+
+
+class _ToScreen(logging.Handler):
+    def __init__(self, screen: Screen) -> None:
+        super().__init__(logging.INFO)
+        self._screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for line in self.format(record).splitlines():
+            self._screen.child_line(record.name.partition(".")[0], line)

@@ -1,0 +1,76 @@
+"""How each kind of process is started and what its ready file says. Settings go by environment, as anywhere else."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seam_local.child import Child
+from seam_local.plan import Plan, Topology
+from seam_local.ports import LOOPBACK
+
+ANY_PORT = f"{LOOPBACK}:0"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A process to be started."""
+
+    name: str
+    module: str
+    environment: Mapping[str, str]
+    ready_file: Path
+
+    async def start(self, say: Callable[[str, str], None]) -> Child:
+        """With the interpreter that runs now; it ends when this process does, however that comes about."""
+        words = [sys.executable, "-m", self.module, "--ready-file", str(self.ready_file), "--exit-with-parent"]
+        return await Child.start(self.name, words, self.environment, self.ready_file, say)
+
+
+@dataclass(frozen=True, slots=True)
+class BusinessReady:
+    """Where the business serves; `inference` is its own engine's address, where it has one."""
+
+    grpc: str
+    http: str
+    inference: str | None
+
+
+def inference(plan: Plan, name: str, address: str, environment: Mapping[str, str], ready_file: Path) -> Wanted:
+    """An inference server, at the address that it had before (empty takes any)."""
+    settings = {"SEAM_INFERENCE_LISTEN": address or ANY_PORT, "SEAM_DRAIN_SECONDS": str(plan.grace)}
+    return Wanted(name, "inference_svc", _settled(environment, settings), ready_file)
+
+
+def business(plan: Plan, replicas: tuple[str, ...], environment: Mapping[str, str], ready_file: Path) -> Wanted:
+    """The business server, with an engine of its own where the plan says so."""
+    module = "seam_local.one_process" if plan.topology is Topology.HYBRID else "business_svc"
+    return Wanted("business", module, _settled(environment, business_settings(plan, replicas)), ready_file)
+
+
+def business_settings(plan: Plan, replicas: tuple[str, ...]) -> dict[str, str]:
+    """The variables that a plan decides."""
+    return {
+        "SEAM_API_KEYS": plan.keys.setting,
+        "SEAM_REPLICAS": ",".join(replicas),
+        "SEAM_GRPC_LISTEN": f"{LOOPBACK}:{plan.grpc_port}",
+        "SEAM_HTTP_LISTEN": f"{LOOPBACK}:{plan.http_port}",
+        "SEAM_DRAIN_SECONDS": str(plan.grace),
+    }
+
+
+def inference_address(content: Mapping[str, Any]) -> str:
+    """Of an inference server's ready file."""
+    return str(content["address"])
+
+
+def business_ready(content: Mapping[str, Any]) -> BusinessReady:
+    """Of a business server's ready file."""
+    inference = content.get("inference")
+    return BusinessReady(str(content["grpc"]), str(content["http"]), str(inference) if inference else None)
+
+
+def _settled(environment: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
+    """Children write their lines at once, and what the plan says goes before the environment."""
+    return {**environment, "PYTHONUNBUFFERED": "1", **settings}

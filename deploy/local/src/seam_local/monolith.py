@@ -1,0 +1,53 @@
+"""The whole of Seam in this process."""
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+
+import business_svc.settings
+import inference_svc.settings
+from inference_svc.errors import ModelLoadError
+
+from seam_local.children import ANY_PORT, business_settings
+from seam_local.faults import CannotServe
+from seam_local.one_process import one_process
+from seam_local.plan import BadPlan, Plan
+from seam_local.ready import Ready
+from seam_local.screen import Screen
+from seam_local.supervisor import Announce
+
+
+class Monolith:
+    """A Roof without children. Raises BadPlan when the environment's settings are wrong."""
+
+    def __init__(self, plan: Plan, screen: Screen) -> None:
+        self._plan = plan
+        self._screen = screen
+        screen.take_logs()
+        given = {name.removeprefix("SEAM_").lower(): value for name, value in business_settings(plan, ()).items()}
+        try:
+            self._business = business_svc.settings.read_settings(**given)
+            self._inference = inference_svc.settings.read_settings(listen=ANY_PORT)
+        except (business_svc.settings.SettingsError, inference_svc.settings.SettingsError) as fault:
+            raise BadPlan(str(fault)) from None
+
+    async def run(self, announce: Announce) -> None:
+        """Until cancelled; then it drains before it is left."""
+        async with AsyncExitStack() as stack:
+            with self._screen.progress("starting monolith: models load, this may take a while"):
+                try:
+                    serving = await stack.enter_async_context(one_process(self._inference, self._business))
+                except (ModelLoadError, OSError) as fault:
+                    raise CannotServe(str(fault)) from fault
+            stack.push_async_callback(serving.drain, self._plan.grace)
+            await announce(
+                Ready(serving.grpc, serving.http, (serving.inference,), os.getpid(), (), self._plan.keys.shown)
+            )
+            await asyncio.Event().wait()
+
+    async def stop(self) -> None:
+        """Nothing is left to do when `run` has ended."""
+
+    def kill(self) -> None:
+        """This process is all there is."""
+        os._exit(1)

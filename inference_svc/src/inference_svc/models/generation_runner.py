@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from inference_svc.engine.runner import OutOfDeviceMemory, Row, SampledToken
+from inference_svc.errors import ModelLoadError
 from inference_svc.models.kv_cache import SlotCache
 from inference_svc.models.packed_attention import PackedAttention
 from inference_svc.models.prepacked import every_product_is_prepacked, own_weights, prepack_linears
@@ -15,8 +16,9 @@ from inference_svc.models.prompt_scoring import PromptScorer
 from inference_svc.models.sampling import Sampler
 from inference_svc.models.self_check import (
     PlainLogits,
+    check_differences,
     check_layers,
-    check_packed,
+    packed_differences,
     plain_logits,
     refuse_what_cannot_be_packed,
 )
@@ -65,8 +67,12 @@ class PackedGenerationRunner:
 
     def _check(self, expected: PlainLogits) -> None:
         dtype, name = self._model.dtype, type(self._model).__name__
-        check_packed(expected, self._last_logits, dtype, name)
+        try:
+            differences = packed_differences(expected, self._last_logits)
+        except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+            raise ModelLoadError(f"{name} cannot compute a packed step: {error}") from error
         check_layers(self._attention.windows_seen, self._model, self._max_context_tokens)
+        check_differences(differences, dtype, name)
         for slot in range(len(expected.token_ids)):
             self._cache.clear(slot)
 

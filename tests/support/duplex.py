@@ -3,12 +3,18 @@ drain, refuse and be slow when a test says so."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+import grpc
+import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from seam.inference.v1 import model_service_pb2, session_pb2, work_pb2
+from seam.inference.v1.inference_service_pb2_grpc import (
+    InferenceServiceServicer,
+    add_InferenceServiceServicer_to_server,
+)
 from seam.inference.v1.session_pb2 import SessionRequest, SessionResponse
 
 HEARTBEAT = 0.1
@@ -230,6 +236,14 @@ class ScriptedReplica:
             session.held.clear()
         self._wake.set()
 
+    def undrain(self) -> None:
+        self.draining = False
+        self._wake.set()
+
+    def welcome_again(self) -> None:
+        """No more refusals."""
+        self.refusal = None
+
     def step(self) -> None:
         self._steps_allowed += 1
         self._wake.set()
@@ -334,3 +348,33 @@ def _model(name: str) -> model_service_pb2.Model:
         state=model_service_pb2.MODEL_STATE_READY,
         limits=model_service_pb2.ModelLimits(max_context_tokens=4096, max_output_tokens=4096, max_texts=64),
     )
+
+
+class ScriptedServicer(InferenceServiceServicer):
+    """The replica behind gRPC; a death ends the call as a broken process would."""
+
+    def __init__(self, replica: ScriptedReplica) -> None:
+        self._replica = replica
+
+    async def Session(
+        self, request_iterator: AsyncIterator[SessionRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[SessionResponse]:
+        try:
+            async with aclosing(self._replica.serve(request_iterator)) as responses:
+                async for response in responses:
+                    yield response
+        except (ConnectionError, ValueError) as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+
+
+@asynccontextmanager
+async def grpc_replica(replica: ScriptedReplica, listen: str = "127.0.0.1:0") -> AsyncIterator[str]:
+    """Serves it at `listen`; gives the address to connect to."""
+    server = grpc.aio.server()
+    add_InferenceServiceServicer_to_server(ScriptedServicer(replica), server)
+    port = server.add_insecure_port(listen)
+    await server.start()
+    try:
+        yield listen if listen.startswith("unix:") else f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)

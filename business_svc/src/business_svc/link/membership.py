@@ -22,7 +22,7 @@ class ReconnectSettings:
 
     timeout: float = 5.0
     first_pause: float = 0.05
-    longest_pause: float = 2.0
+    longest_pause: float = 1.0
 
 
 @dataclass(slots=True, eq=False)

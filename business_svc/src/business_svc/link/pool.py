@@ -46,13 +46,14 @@ _FAULTS = frozenset({Reason.STEP_FAILED, Reason.NUMERICAL_FAULT, Reason.INTERNAL
 class PoolSettings:
     """`patience`: seconds that a request without a deadline waits for a replica. `most_waiting`: requests that may wait
     so at once; the next is refused. `most_deaths`: replicas that may die with a request in flight before it counts as
-    poison. `credit_window`: tokens of one generation that may be on the way or unread."""
+    poison. `credit_window`: tokens of one generation that may be on the way or unread. `max_request_bytes`: below the
+    replicas' own limit on messages."""
 
     client_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     user_agent: str = "seam-business/0.1.0"
     credit_window: int = 64
     heartbeat_timeout: float = 2.0
-    max_frame_bytes: int = 4 * 1024 * 1024 - 1024
+    max_request_bytes: int = 15 * 1024 * 1024
     patience: float = 5.0
     most_waiting: int = 1024
     most_deaths: int = 2
@@ -71,11 +72,11 @@ class Pool:
         self._picker = Picker(self._settings.outliers)
         self._budget = RetryBudget(share=self._settings.retry_share, floor=self._settings.retry_floor)
         session = SessionSettings(
-            self._settings.client_id,
-            self._settings.user_agent,
-            self._settings.credit_window,
-            self._settings.heartbeat_timeout,
-            self._settings.max_frame_bytes,
+            client_id=self._settings.client_id,
+            user_agent=self._settings.user_agent,
+            credit_window=self._settings.credit_window,
+            heartbeat_timeout=self._settings.heartbeat_timeout,
+            max_request_bytes=self._settings.max_request_bytes,
         )
         self._members = Membership(session, self._settings.reconnect, self._joined, self._lost)
         self._placing = Placing(self._members, self._picker, self._settings.patience, self._settings.most_waiting)

@@ -30,13 +30,15 @@ PROTOCOL_REVISION = 1
 class SessionSettings:
     """`credit_window`: tokens of one generation that may be on the way or unread.
     `heartbeat_timeout`: seconds of silence after which a replica is taken for dead (it sends a frame every 0.5 s).
-    `max_frame_bytes`: no frame is made bigger; a request that alone is bigger is refused."""
+    `frame_bytes`: requests of one tick share a frame up to about this size. `max_request_bytes`: one that alone is
+    bigger is refused; the replica's limit on messages must be above it."""
 
     client_id: str
     user_agent: str = "seam-business/0.1.0"
     credit_window: int = 64
     heartbeat_timeout: float = 2.0
-    max_frame_bytes: int = 4 * 1024 * 1024 - 1024
+    frame_bytes: int = 1024 * 1024
+    max_request_bytes: int = 15 * 1024 * 1024
 
 
 class SessionEnded(Exception):
@@ -56,7 +58,7 @@ class Session:
         self._settings = settings
         self._load = load
         self._loads: dict[str, ModelLoad] | None = None
-        self._outbox = Outbox(settings.max_frame_bytes)
+        self._outbox = Outbox(settings.frame_bytes)
         self._wake = asyncio.Event()
         self._live: dict[int, Exchange] = {}
         self._last_id = 0
@@ -138,7 +140,7 @@ class Session:
         return exchange
 
     def _check_size(self, submit: session_pb2.Submit) -> None:
-        size, most = submit.ByteSize(), self._settings.max_frame_bytes
+        size, most = submit.ByteSize(), self._settings.max_request_bytes
         if size > most:
             raise SeamError(
                 Reason.MESSAGE_TOO_LARGE, f"the request takes {size} bytes on the way to a replica, at most {most} fit"
@@ -231,6 +233,8 @@ class Session:
         self.unseen.clear()
 
     def _lost(self) -> SeamError:
+        if self.state is ReplicaState.DRAINING:  # it said that it would go: no death
+            return SeamError(Reason.DRAINING, f"the replica left: {self._over}", retry_after=0.1)
         return SeamError(Reason.REPLICA_LOST, f"the replica was lost: {self._over}", retry_after=0.1)
 
 

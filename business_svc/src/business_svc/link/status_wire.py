@@ -1,6 +1,4 @@
-"""google.rpc.Status -> the one error of this package, and the contract's field paths -> a caller's."""
-
-from collections.abc import Mapping
+"""google.rpc.Status -> the one error of this package. Field paths stay the contract's: whoever answers renames them."""
 
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
@@ -36,25 +34,3 @@ def error_of(status: status_pb2.Status) -> SeamError:
             delay = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay
             retry_after = delay.seconds + delay.nanos / 1e9
     return SeamError(reason, status.message, violations=violations, retry_after=retry_after)
-
-
-def rebased(error: SeamError, paths: Mapping[str, str]) -> SeamError:
-    """The same error with its field paths in the caller's names.
-
-    `paths` maps leading parts of contract paths ("embed.texts") to the caller's ("input"); the longest that matches on
-    a whole part wins, what follows it ("[3]", ".content") stays. A path that nothing matches stays as it is.
-    """
-    if not error.violations:
-        return error
-    moved = [FieldViolation(_rebased(one.field, paths), one.description) for one in error.violations]
-    again = SeamError(error.reason, error.message, violations=moved, retry_after=error.retry_after)
-    again.__cause__ = error
-    return again
-
-
-def _rebased(path: str, paths: Mapping[str, str]) -> str:
-    for prefix in sorted(paths, key=len, reverse=True):
-        rest = path[len(prefix) :]
-        if path.startswith(prefix) and (not rest or rest[0] in ".["):
-            return paths[prefix] + rest if paths[prefix] else rest.lstrip(".")
-    return path

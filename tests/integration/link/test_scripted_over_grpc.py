@@ -1,0 +1,77 @@
+"""The same pool over real connections: TCP and a Unix socket."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from business_svc.domain.inference import Context, EmbedRequest, Tokens
+from business_svc.link.grpc_duplex import GrpcConnector
+from business_svc.link.pool import Pool
+from support.duplex import ScriptedReplica, grpc_replica
+from support.link import asked, check_whole, quick_settings, read, until
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def listen(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return "127.0.0.1:0" if request.param == "tcp" else f"unix:{tmp_path}/replica"
+
+
+@asynccontextmanager
+async def pool_over(listen: str, *replicas: ScriptedReplica) -> AsyncIterator[Pool]:
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(asyncio.timeout(30))
+        connectors = []
+        for number, replica in enumerate(replicas):
+            where = f"{listen}{number}" if listen.startswith("unix:") else listen
+            connectors.append(GrpcConnector(await stack.enter_async_context(grpc_replica(replica, where))))
+        pool = await stack.enter_async_context(Pool(connectors, quick_settings()))
+        await pool.ready(len(replicas))
+        yield pool
+
+
+async def test_many_answers_share_a_connection(listen: str) -> None:
+    replica = ScriptedReplica()
+    async with pool_over(listen, replica) as pool:
+        answers = await asyncio.gather(*(read(pool, asked(f"p{number}", 50)) for number in range(32)))
+        for number, events in enumerate(answers):
+            check_whole(events, f"p{number}", 50)
+        embedded = await pool.embed(EmbedRequest("embed", ("a", "bb")), Context())
+        assert [one.values[0] for one in embedded.embeddings] == [1.0, 2.0]
+
+
+async def test_a_connection_cut_in_the_middle_is_not_seen_by_the_reader(listen: str) -> None:
+    first, second = ScriptedReplica("first"), ScriptedReplica("second")
+    async with pool_over(listen, first, second) as pool:
+        first.before_frame = lambda number: first.kill() if number == 7 else None
+        answers = await asyncio.gather(*(read(pool, asked(f"p{number}", 40)) for number in range(16)))
+        for number, events in enumerate(answers):
+            check_whole(events, f"p{number}", 40)
+        assert first.dead
+
+
+async def test_a_replica_that_starts_late_or_again_is_found(listen: str) -> None:
+    replica = ScriptedReplica()
+    async with pool_over(listen, replica) as pool:
+        replica.kill()
+        await until(lambda: pool.replicas()[0].state.value == "connecting")
+        replica.revive()
+        check_whole(await read(pool, asked("again")), "again", 12)
+
+
+async def test_a_reader_that_leaves_frees_the_replica(listen: str) -> None:
+    replica = ScriptedReplica()
+    async with pool_over(listen, replica) as pool:
+        async with aclosing(pool.generate(asked("left", 5000), Context())) as events:
+            async for event in events:
+                if isinstance(event, Tokens):
+                    break
+        await until(lambda: not replica.held)
+        assert len(replica.cancelled) == 1
+
+
+async def test_nobody_listening_is_no_replica_and_no_hang() -> None:
+    async with Pool([GrpcConnector("127.0.0.1:1")], quick_settings()) as pool:
+        assert [one.state.value for one in pool.replicas()] == ["connecting"]
+        assert pool.models() == ()

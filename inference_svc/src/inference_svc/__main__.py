@@ -1,0 +1,118 @@
+"""`seam-inference`: serve models until told to stop."""
+
+import argparse
+import asyncio
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from inference_svc.errors import ModelLoadError
+from inference_svc.server import InferenceServer, serve
+from inference_svc.settings import Settings, SettingsError, read_settings
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_log = logging.getLogger("inference_svc")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0 after an orderly end, 2 where a setting is wrong, 1 where a model or an address cannot be had."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    if options.exit_with_parent and not _tie_to_parent():
+        return _failed("the parent process has ended already", 1)
+    ready_file: Path | None = options.ready_file
+    try:
+        asyncio.run(_run(read_settings(), ready_file))
+    except SettingsError as error:
+        return _failed(str(error), 2)
+    except (ModelLoadError, OSError) as error:
+        return _failed(str(error), 1)
+    finally:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+    return 0
+
+
+async def _run(settings: Settings, ready_file: Path | None) -> None:
+    stop = _stop_event()
+    async with serve(settings) as server:
+        _log.info("listening on %s; loading models", ", ".join(server.addresses) or "nothing")
+        ready = asyncio.create_task(server.ready(), name="ready")
+        stopped = asyncio.create_task(stop.wait(), name="stopped")
+        try:
+            await asyncio.wait((ready, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                ready.result()
+                _announce(server, ready_file)
+                await stopped
+            _log.info("draining for at most %g s; a second signal ends at once", settings.drain_seconds)
+            await server.drain(settings.drain_seconds)
+        finally:
+            ready.cancel()
+            stopped.cancel()
+    _log.info("ended")
+
+
+def _announce(server: InferenceServer, ready_file: Path | None) -> None:
+    _log.info("ready: %s serves %s", server.address, ", ".join(e.info.name for e in server.catalogue.entries()))
+    if ready_file is not None:
+        content = {"address": server.address, "grpc": server.address, "pid": os.getpid()}
+        partial = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")  # nobody reads half of it
+        partial.write_text(json.dumps(content) + "\n")
+        partial.replace(ready_file)
+
+
+def _stop_event() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT; the second ends the process as such a signal does by default."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stopping(number: signal.Signals) -> None:
+        stop.set()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping, number)
+    return stop
+
+
+def _tie_to_parent() -> bool:
+    """Linux kills this process when its parent ends, however it ends (prctl(2), PR_SET_PDEATHSIG). False where the
+    parent ended before that was arranged."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent
+
+
+def _failed(why: str, code: int) -> int:
+    print(f"seam-inference: {why}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="seam-inference",
+        description="Serves models behind seam.inference.v1. Settings come from the environment: SEAM_CHAT_MODEL, "
+        "SEAM_EMBED_MODEL, SEAM_SCORE_MODEL, SEAM_INFERENCE_LISTEN and others.",
+    )
+    parser.add_argument(
+        "--ready-file", type=Path, help="written when every model serves: JSON with address and pid; removed at the end"
+    )
+    parser.add_argument(
+        "--exit-with-parent",
+        action="store_true",
+        help="end when the process that started this one ends, even if it is killed (Linux only)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

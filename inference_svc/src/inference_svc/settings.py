@@ -1,0 +1,134 @@
+"""What the environment says, read once. Every variable begins with SEAM_."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from inference_svc.model import ModelSpec
+from inference_svc.requests import Task
+
+PREFIX = "SEAM_"
+UNIX = "unix:"
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+_TASKS = {"chat": Task.GENERATE, "embed": Task.EMBED, "score": Task.SCORE}
+
+
+class SettingsError(Exception):
+    """A variable is wrong; the message names it and says how."""
+
+
+class Settings(BaseSettings):
+    """All of the inference server's settings.
+
+    A model is a hub name, a local folder or "embedded:NAME"; empty is not served. A device is "cpu", "cuda" or
+    "cuda:1". Limits of a model that are not set follow from the model and the device.
+    `listen` is "host:port" (port 0 takes a free one), "unix:/path", several with commas between, or empty for none.
+    Seconds are named so; sizes are bytes.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True)
+
+    chat_model: str = "embedded:tiny-chat"
+    chat_device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    chat_dtype: Dtype = "auto"
+    chat_max_context_tokens: int | None = Field(default=None, ge=2)
+    chat_cache_token_count: int | None = Field(default=None, ge=1)
+    chat_slot_count: int | None = Field(default=None, ge=1)
+    chat_step_token_budget: int | None = Field(default=None, ge=1)
+
+    embed_model: str = "embedded:minilm"
+    embed_device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    embed_dtype: Dtype = "auto"
+    embed_max_context_tokens: int | None = Field(default=None, ge=2)
+    embed_step_token_budget: int | None = Field(default=None, ge=1)
+
+    score_model: str = "embedded:tiny-score"
+    score_device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    score_dtype: Dtype = "auto"
+    score_max_context_tokens: int | None = Field(default=None, ge=2)
+    score_step_token_budget: int | None = Field(default=None, ge=1)
+
+    listen: str = Field(
+        default="127.0.0.1:50052", validation_alias=AliasChoices("SEAM_INFERENCE_LISTEN")
+    )  # business servers of the same environment have addresses of their own
+    cache_folder: Path = Field(default_factory=lambda: default_cache_folder(os.environ.get("XDG_CACHE_HOME", "")))
+    torch_threads: int | None = Field(default=None, ge=1)
+    max_message_bytes: int = Field(default=16 * 1024 * 1024, ge=64 * 1024)
+    max_live_requests: int = Field(default=2_048, ge=1)
+    heartbeat_seconds: float = Field(default=0.5, gt=0, le=60, allow_inf_nan=False)
+    drain_seconds: float = Field(default=20.0, ge=0, allow_inf_nan=False)
+    admission_threads: int = Field(default=2, ge=1)
+    max_waiting_admissions: int = Field(default=256, ge=1)
+
+    @field_validator("listen")
+    @classmethod
+    def _are_addresses(cls, listen: str) -> str:
+        for address in _separated(listen):
+            if not address.startswith(UNIX):
+                _check_host_and_port(address)
+            elif not address.removeprefix(UNIX):
+                raise ValueError("unix: needs a path")
+        return listen
+
+    @model_validator(mode="after")
+    def _serves_something(self) -> Self:
+        if not self.model_specs():
+            raise ValueError("at least one of SEAM_CHAT_MODEL, SEAM_EMBED_MODEL, SEAM_SCORE_MODEL must not be empty")
+        return self
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return _separated(self.listen)
+
+    def model_specs(self) -> tuple[ModelSpec, ...]:
+        """The models to serve, under the names of their roles."""
+        return tuple(self._spec(name, task) for name, task in _TASKS.items() if getattr(self, f"{name}_model").strip())
+
+    def _spec(self, name: str, task: Task) -> ModelSpec:
+        return ModelSpec(
+            name=name,
+            task=task,
+            source=getattr(self, f"{name}_model").strip(),
+            device=getattr(self, f"{name}_device"),
+            dtype=getattr(self, f"{name}_dtype"),
+            max_context_tokens=getattr(self, f"{name}_max_context_tokens"),
+            cache_token_count=getattr(self, f"{name}_cache_token_count", None),
+            slot_count=getattr(self, f"{name}_slot_count", None),
+            step_token_budget=getattr(self, f"{name}_step_token_budget"),
+        )
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """The environment's settings; `overrides` go before it. Raises SettingsError with every variable that is wrong."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_told(found) for found in error.errors())) from error
+
+
+def default_cache_folder(xdg_cache_home: str) -> Path:
+    """Where models made by seed are kept (XDG Base Directory specification: relative paths count as unset)."""
+    base = Path(xdg_cache_home)
+    return (base if base.is_absolute() else Path.home() / ".cache") / "seam"
+
+
+def _separated(listen: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in listen.split(",") if part.strip())
+
+
+def _check_host_and_port(address: str) -> None:
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"must be host:port or unix:/path, was {address!r}")
+
+
+def _told(found: Any) -> str:
+    said = str(found["msg"]).removeprefix("Value error, ")
+    if not found["loc"]:
+        return said
+    name = str(found["loc"][0])
+    variable = name if name.startswith(PREFIX) else PREFIX + ("INFERENCE_LISTEN" if name == "listen" else name.upper())
+    return f"{variable}: {said}, was {str(found['input'])[:100]!r}"

@@ -1,0 +1,60 @@
+"""The gRPC server of the inference contract: what it serves beside the contract, and how connections behave."""
+
+from collections.abc import Sequence
+
+import grpc
+from grpc_channelz.v1 import channelz, channelz_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from seam.inference.v1 import inference_service_pb2, model_service_pb2
+from seam.inference.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
+from seam.inference.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
+
+from inference_svc.wire.health import Health
+from inference_svc.wire.reflection import add_reflection
+from inference_svc.wire.servicers import InferenceServicer, ModelServicer
+
+CONTRACT_FILES = (inference_service_pb2.DESCRIPTOR, model_service_pb2.DESCRIPTOR)
+SERVICES = tuple(service.full_name for file in CONTRACT_FILES for service in file.services_by_name.values())
+
+
+def grpc_server(
+    inference: InferenceServicer, models: ModelServicer, health: Health, max_message_bytes: int
+) -> grpc.aio.Server:
+    """Not started, bound to nothing yet."""
+    server = grpc.aio.server(options=_options(max_message_bytes))
+    add_InferenceServiceServicer_to_server(inference, server)
+    add_ModelServiceServicer_to_server(models, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    channelz.add_channelz_servicer(server)
+    add_reflection(server, (*CONTRACT_FILES, health_pb2.DESCRIPTOR, channelz_pb2.DESCRIPTOR))
+    return server
+
+
+def bind(server: grpc.aio.Server, addresses: Sequence[str]) -> tuple[str, ...]:
+    """The addresses as bound, port 0 replaced by the port that was free. Raises OSError where one is taken."""
+    bound = []
+    for address in addresses:
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {error}") from error
+        is_unix = address.startswith("unix:")
+        bound.append(address if is_unix else f"{address.rpartition(':')[0]}:{port}")
+    return tuple(bound)
+
+
+def _options(max_message_bytes: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a rival
+        ("grpc.enable_channelz", 1),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        # Clients may ping every 5 s, calls or none, and are not hung up on for a burst.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.max_ping_strikes", 5),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # A client that vanished without a word is let go after half a minute.
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]

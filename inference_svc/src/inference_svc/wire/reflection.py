@@ -1,0 +1,52 @@
+"""Server reflection under both of its names. The package that ships it knows v1alpha only; v1 has the same messages
+under another package name, so the same servicer answers for both."""
+
+from collections.abc import Iterable
+
+import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format
+from google.protobuf.descriptor import FileDescriptor
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha.reflection import aio as reflection_aio
+
+_OLD = reflection_pb2.DESCRIPTOR.package
+_NEW = "grpc.reflection.v1"
+
+
+def add_reflection(server: grpc.aio.Server, files: Iterable[FileDescriptor]) -> None:
+    """Answers for every service that these files define, and for reflection itself."""
+    pool = descriptor_pool.DescriptorPool()
+    names = []
+    for file in (*files, reflection_pb2.DESCRIPTOR):
+        _add_file(pool, file)
+        names += [service.full_name for service in file.services_by_name.values()]
+    renamed = _renamed(reflection_pb2.DESCRIPTOR)
+    pool.Add(renamed)
+    names += [f"{_NEW}.{service.name}" for service in renamed.service]
+    servicer = reflection_aio.ReflectionServicer(names, pool=pool)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    methods = {"ServerReflectionInfo": handler}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(f"{_NEW}.ServerReflection", methods),))
+
+
+def _add_file(pool: descriptor_pool.DescriptorPool, file: FileDescriptor) -> None:
+    try:
+        pool.FindFileByName(file.name)
+    except KeyError:
+        for needed in file.dependencies:
+            _add_file(pool, needed)
+        pool.AddSerializedFile(file.serialized_pb)
+
+
+def _renamed(file: FileDescriptor) -> descriptor_pb2.FileDescriptorProto:
+    proto = descriptor_pb2.FileDescriptorProto()
+    file.CopyToProto(proto)
+    text = json_format.MessageToJson(proto)
+    for old, new in ((_OLD, _NEW), (_OLD.replace(".", "/"), _NEW.replace(".", "/"))):
+        text = text.replace(old, new)
+    return json_format.Parse(text, descriptor_pb2.FileDescriptorProto())

@@ -1,0 +1,152 @@
+"""The contract's services on grpc.aio: each method reads, asks the rooms behind, writes, and tells errors."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import grpc
+from seam.inference.v1 import inference_service_pb2 as service_pb
+from seam.inference.v1 import inference_service_pb2_grpc as service_grpc
+from seam.inference.v1 import model_service_pb2 as model_pb
+from seam.inference.v1 import model_service_pb2_grpc as model_grpc
+from seam.inference.v1 import session_pb2 as session_pb
+
+from inference_svc.admission import Admission
+from inference_svc.catalogue import Catalogue
+from inference_svc.errors import InvalidField
+from inference_svc.requests import Accepted, Context, Finished, Request, Score, Scores, Tokens, Vector, Vectors, Work
+from inference_svc.wire.calls import Answer, Calls
+from inference_svc.wire.inference_wire import (
+    read_context,
+    read_embed_work,
+    read_generate_work,
+    read_prompt,
+    read_score_work,
+    write_accepted,
+    write_embed_response,
+    write_finished,
+    write_model,
+    write_score_response,
+    write_tokens,
+)
+from inference_svc.wire.session import SessionService
+from inference_svc.wire.status_wire import status_of
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_DETAILS_KEY = "grpc-status-details-bin"
+_log = logging.getLogger(__name__)
+
+Call = grpc.aio.ServicerContext[Any, Any]
+
+
+@asynccontextmanager
+async def telling(call: Call) -> AsyncIterator[None]:
+    """Ends the call with the status of what was raised inside; the status's details ride in trailing metadata."""
+    try:
+        yield
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:  # this call's own failure
+        status = status_of(error)
+        await call.abort(_CODES[status.code], status.message, ((_DETAILS_KEY, status.SerializeToString()),))
+
+
+class InferenceServicer(service_grpc.InferenceServiceServicer):
+    def __init__(
+        self, sessions: SessionService, calls: Calls, admission: Admission, clock: Callable[[], float]
+    ) -> None:
+        self._sessions = sessions
+        self._calls = calls
+        self._admission = admission
+        self._clock = clock
+
+    async def Session(self, requests: AsyncIterator[session_pb.SessionRequest], call: Call) -> None:
+        async with telling(call), aclosing(self._sessions.session(aiter(requests))) as frames:
+            async for frame in frames:
+                await call.write(frame)
+
+    async def Generate(self, request: service_pb.GenerateRequest, call: Call) -> None:
+        async with telling(call):
+            asked = self._request(request.model, read_generate_work(request.work), request.context, call)
+            async with aclosing(self._calls.answers(asked)) as answers:
+                async for answer in answers:
+                    await call.write(_generate_response(answer))
+
+    async def Embed(self, request: service_pb.EmbedRequest, call: Call) -> service_pb.EmbedResponse:
+        async with telling(call):
+            asked = self._request(request.model, read_embed_work(request.work), request.context, call)
+            vectors: list[Vector] = []
+            async with aclosing(self._calls.answers(asked)) as answers:
+                async for answer in answers:
+                    if isinstance(answer, Vectors):
+                        vectors.extend(answer.vectors)
+            assert isinstance(answer, Finished)
+            return write_embed_response(vectors, answer)
+        raise AssertionError("telling() ends the call")
+
+    async def Score(self, request: service_pb.ScoreRequest, call: Call) -> service_pb.ScoreResponse:
+        async with telling(call):
+            asked = self._request(request.model, read_score_work(request.work), request.context, call)
+            scores: list[Score] = []
+            async with aclosing(self._calls.answers(asked)) as answers:
+                async for answer in answers:
+                    if isinstance(answer, Scores):
+                        scores.extend(answer.scores)
+            assert isinstance(answer, Finished)
+            return write_score_response(scores, answer)
+        raise AssertionError("telling() ends the call")
+
+    async def CountTokens(self, request: service_pb.CountTokensRequest, call: Call) -> service_pb.CountTokensResponse:
+        async with telling(call):
+            prompt = read_prompt(request.prompt, "prompt")
+            context = self._context(session_pb.RequestContext(), call)
+            ids, limit = await self._admission.count(request.model, prompt, context)
+            return service_pb.CountTokensResponse(
+                token_count=len(ids), max_context_tokens=limit, token_ids=ids if request.include_token_ids else ()
+            )
+        raise AssertionError("telling() ends the call")
+
+    def _request(self, model: str, work: Work, context: session_pb.RequestContext, call: Call) -> Request:
+        return Request(model, work, self._context(context, call))
+
+    def _context(self, context: session_pb.RequestContext, call: Call) -> Context:
+        return read_context(context, self._clock(), call.time_remaining())
+
+
+class ModelServicer(model_grpc.ModelServiceServicer):
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    async def ListModels(self, request: model_pb.ListModelsRequest, call: Call) -> model_pb.ListModelsResponse:
+        async with telling(call):
+            entries = self._catalogue.entries()
+            begin = 0
+            if request.page_token:
+                names = [entry.info.name for entry in entries]
+                if request.page_token not in names:
+                    raise InvalidField.of_field("page_token", "is not from a previous page")
+                begin = names.index(request.page_token)
+            end = begin + request.page_size if request.page_size else len(entries)
+            return model_pb.ListModelsResponse(
+                models=map(write_model, entries[begin:end]),
+                next_page_token=entries[end].info.name if end < len(entries) else "",
+            )
+        raise AssertionError("telling() ends the call")
+
+    async def GetModel(self, request: model_pb.GetModelRequest, call: Call) -> model_pb.GetModelResponse:
+        async with telling(call):
+            return model_pb.GetModelResponse(model=write_model(self._catalogue.entry(request.name, "name")))
+        raise AssertionError("telling() ends the call")
+
+
+def _generate_response(answer: Answer) -> service_pb.GenerateResponse:
+    match answer:
+        case Accepted():
+            return service_pb.GenerateResponse(accepted=write_accepted(answer))
+        case Tokens():
+            return service_pb.GenerateResponse(tokens=write_tokens(answer))
+        case Finished():
+            return service_pb.GenerateResponse(finished=write_finished(answer))
+        case Vectors() | Scores():
+            raise AssertionError("a generation has no vectors and no scores")

@@ -1,0 +1,326 @@
+"""One session: frames in, frames out, many requests between. Protobuf but no grpc, so that the same code serves a
+stream of a network and a pair of queues in one process.
+
+Rules, as the contract has them:
+- hello first and alone, then never again; welcome answers it, heartbeats follow when nothing else does.
+- Every submit ends in exactly one failed or finished event; nothing about a request follows its end.
+- A request counts as live until its end was put in a frame: a peer that does not read is soon refused new work.
+- When the stream ends in any way but a half-close, everything of it is cancelled at once.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from seam.inference.v1 import session_pb2 as session_pb
+
+from inference_svc.admission import Admission, accepted
+from inference_svc.catalogue import Catalogue
+from inference_svc.engine.engine import Engine
+from inference_svc.errors import (
+    Cancelled,
+    Draining,
+    DuplicateRequest,
+    MalformedFrame,
+    ModelNotReady,
+    ProtocolRevision,
+    QueueFull,
+    UnknownRequest,
+)
+from inference_svc.requests import Encoding, Event, Failed, Finished, Generation, Request
+from inference_svc.wire.inference_wire import read_submit, write_load, write_model
+from inference_svc.wire.outbox import Outbox
+
+PROTOCOL_REVISION = 1
+MAX_ENTRIES = 65_536  # submits, cancels and grants in one frame
+MAX_REFUSALS = 4_096  # refusals that wait to be read before the session reads on
+LOOP_SHARE = 0.005  # seconds of reading submits before others on the event loop have a turn
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """`heartbeat` and `hello_timeout` in seconds."""
+
+    max_live_requests: int = 2_048
+    heartbeat: float = 0.5
+    hello_timeout: float = 10.0
+
+
+class SessionService:
+    """Opens sessions on one engine. Owned by the event loop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        admission: Admission,
+        catalogue: Catalogue,
+        limits: SessionLimits,
+        replica_id: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self.engine = engine
+        self.admission = admission
+        self.limits = limits
+        self.clock = clock
+        self.draining = False
+        self._catalogue = catalogue
+        self._replica_id = replica_id
+        self._sessions: set[_Session] = set()
+
+    @property
+    def session_count(self) -> int:
+        return len(self._sessions)
+
+    def drain(self) -> None:
+        """From now on no session takes work; each says so, and ends when nothing of it is live."""
+        self.draining = True
+        for session in self._sessions:
+            session.wake()
+
+    async def session(
+        self, frames: AsyncIterator[session_pb.SessionRequest]
+    ) -> AsyncGenerator[session_pb.SessionResponse, None]:
+        """The server's frames. Raises SeamError where the stream itself fails. Consume under `aclosing`: closing it
+        cancels everything of the session."""
+        if self.draining:
+            raise Draining("this replica takes no new sessions")
+        if not self._catalogue.all_ready:
+            raise ModelNotReady("models are loading")
+        hello = await self._hello(frames)
+        session = _Session(self)
+        self._sessions.add(session)
+        try:
+            yield self._welcome(hello)
+            session.start(frames)
+            while (frame := await session.next_frame()) is not None:
+                yield frame
+        finally:
+            self._sessions.discard(session)
+            await session.close()
+
+    async def _hello(self, frames: AsyncIterator[session_pb.SessionRequest]) -> session_pb.Hello:
+        try:
+            async with asyncio.timeout(self.limits.hello_timeout):
+                frame = await anext(frames)
+        except StopAsyncIteration:
+            raise MalformedFrame("the stream ended before a hello") from None
+        except TimeoutError:
+            raise MalformedFrame(f"no hello within {self.limits.hello_timeout:g} s") from None
+        if not frame.HasField("hello"):
+            raise MalformedFrame("the first frame must have hello")
+        if frame.submits or frame.cancels or frame.grants:
+            raise MalformedFrame("the first frame must have hello alone")
+        if frame.hello.protocol_revision < 1:
+            raise ProtocolRevision(f"this server speaks revisions 1 to {PROTOCOL_REVISION}")
+        return frame.hello
+
+    def _welcome(self, hello: session_pb.Hello) -> session_pb.SessionResponse:
+        return session_pb.SessionResponse(
+            welcome=session_pb.Welcome(
+                protocol_revision=min(hello.protocol_revision, PROTOCOL_REVISION),
+                replica_id=self._replica_id,
+                models=map(write_model, self._catalogue.entries()),
+                capabilities=[f"heartbeat-ms={round(self.limits.heartbeat * 1000)}"],
+                max_live_requests=self.limits.max_live_requests,
+            ),
+            load=self.load(),
+        )
+
+    def load(self) -> session_pb.Load:
+        return write_load(self.engine.loads(), draining=self.draining)
+
+
+@dataclass(slots=True, eq=False)
+class _Live:
+    """A request from its submit until its end is in a frame. While `admitting`, grants are kept in `early_credits`."""
+
+    fingerprint: bytes
+    admitting: asyncio.Task[None] | None = None
+    early_credits: int = 0
+    ended: bool = False
+
+
+class _Session:
+    """An outlet of the engine. All but `deliver` runs on the event loop."""
+
+    def __init__(self, service: SessionService) -> None:
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+        self._outbox = Outbox()
+        self._live: dict[int, _Live] = {}
+        self._highest = -1  # of all request ids submitted
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._reader: asyncio.Task[None] | None = None
+        self._admissions: set[asyncio.Task[None]] = set()
+        self._told_draining = False
+
+    # --- the engine's side ---
+
+    def deliver(self, events: Sequence[tuple[int, Event]]) -> None:
+        """On the model thread, once a step."""
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(self._take, events)
+
+    def _take(self, events: Sequence[tuple[int, Event]]) -> None:
+        for request_id, event in events:
+            live = self._live.get(request_id)
+            if live is not None and not live.ended:
+                self._tell(request_id, live, event)
+        self.wake()
+
+    def _tell(self, request_id: int, live: _Live, event: Event) -> None:
+        live.ended = isinstance(event, Finished | Failed)
+        self._outbox.put(request_id, event)
+
+    # --- the writer's side ---
+
+    def start(self, frames: AsyncIterator[session_pb.SessionRequest]) -> None:
+        self._reader = self._loop.create_task(self._read(frames), name="session reader")
+        self._reader.add_done_callback(lambda _: self.wake())
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def next_frame(self) -> session_pb.SessionResponse | None:
+        """The next frame as soon as there is news, or a heartbeat; None when the session is over in order."""
+        assert self._reader is not None
+        while True:
+            self._wake.clear()
+            if self._reader.done() and (error := self._reader.exception()) is not None:
+                raise error
+            if self._outbox or self._told_draining != self._service.draining:
+                return self._frame()
+            if self._reader.done() and not self._live:
+                return None
+            if self._service.draining and not self._live:
+                raise Draining("this replica leaves")
+            try:
+                async with asyncio.timeout(self._service.limits.heartbeat):
+                    await self._wake.wait()
+            except TimeoutError:
+                return self._frame()
+
+    def _frame(self) -> session_pb.SessionResponse:
+        frame = session_pb.SessionResponse()
+        for request_id in self._outbox.fill(frame):
+            del self._live[request_id]
+        self._told_draining = self._service.draining
+        frame.load.CopyFrom(self._service.load())
+        self._room.set()
+        return frame
+
+    async def close(self) -> None:
+        """Cancels everything of the session, and waits until nothing of it runs on the event loop."""
+        self._service.engine.close_outlet(self)
+        tasks = [*self._admissions, *([self._reader] if self._reader is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- the reader's side ---
+
+    async def _read(self, frames: AsyncIterator[session_pb.SessionRequest]) -> None:
+        async for frame in frames:
+            if frame.HasField("hello"):
+                raise MalformedFrame("hello may only be in the first frame")
+            entries = len(frame.submits) + len(frame.cancels) + len(frame.grants)
+            if entries > MAX_ENTRIES:
+                raise MalformedFrame(f"a frame has at most {MAX_ENTRIES} submits, cancels and grants, not {entries}")
+            await self._read_submits(frame.submits)
+            for cancel in frame.cancels:
+                self._cancel(cancel.request_id)
+            for grant in frame.grants:
+                self._grant(grant.request_id, grant.credits)
+            self.wake()
+            while self._outbox.refusal_count > MAX_REFUSALS:
+                self._room.clear()
+                await self._room.wait()
+
+    async def _read_submits(self, submits: Sequence[session_pb.Submit]) -> None:
+        began = self._loop.time()
+        for submit in submits:
+            self._submit(submit)
+            if self._loop.time() - began > LOOP_SHARE:
+                self.wake()
+                await asyncio.sleep(0)
+                began = self._loop.time()
+
+    def _submit(self, submit: session_pb.Submit) -> None:
+        request_id = submit.request_id
+        fingerprint = hashlib.blake2b(submit.SerializeToString(deterministic=True), digest_size=16).digest()
+        if request_id <= self._highest:
+            self._submit_again(request_id, fingerprint)
+            return
+        self._highest = request_id
+        limit = self._service.limits.max_live_requests
+        if self._service.draining:
+            self._outbox.refuse(request_id, Failed(Draining("this replica takes no new work")))
+        elif len(self._live) >= limit:
+            self._outbox.refuse(
+                request_id, Failed(QueueFull(f"the session has {limit} live requests, the most it may"))
+            )
+        else:
+            live = self._live[request_id] = _Live(fingerprint)
+            self._admit(request_id, live, submit)
+
+    def _submit_again(self, request_id: int, fingerprint: bytes) -> None:
+        live = self._live.get(request_id)
+        if live is None or live.fingerprint != fingerprint:
+            error = DuplicateRequest(f"request {request_id} was submitted before; ids increase within a session")
+            self._outbox.refuse(request_id, Failed(error))
+
+    def _admit(self, request_id: int, live: _Live, submit: session_pb.Submit) -> None:
+        try:
+            request = read_submit(submit, self._service.clock())
+            if self._service.admission.is_quick(request):
+                self._begin(request_id, live, self._service.admission.admit_now(request))
+                return
+        except Exception as error:  # this request's own failure
+            self._tell(request_id, live, Failed(error))
+            return
+        live.admitting = self._loop.create_task(self._admit_slowly(request_id, live, request), name="admission")
+        self._admissions.add(live.admitting)
+        live.admitting.add_done_callback(self._admissions.discard)
+
+    async def _admit_slowly(self, request_id: int, live: _Live, request: Request) -> None:
+        try:
+            ready = await self._service.admission.admit(request)
+            live.admitting = None
+            self._begin(request_id, live, ready)
+            if live.early_credits:
+                self._service.engine.grant(self, request_id, live.early_credits)
+        except Exception as error:  # this request's own failure
+            self._tell(request_id, live, Failed(error))
+        self.wake()
+
+    def _begin(self, request_id: int, live: _Live, ready: Generation | Encoding) -> None:
+        self._service.engine.submit(self, request_id, ready)
+        self._tell(request_id, live, accepted(ready))
+
+    def _cancel(self, request_id: int) -> None:
+        live = self._live.get(request_id)
+        if live is None or live.ended:
+            return
+        if live.admitting is None:
+            self._service.engine.cancel(self, request_id)
+        else:
+            live.admitting.cancel()
+            self._tell(request_id, live, Failed(Cancelled("the caller cancelled")))
+
+    def _grant(self, request_id: int, credits: int) -> None:
+        if credits < 1:
+            raise MalformedFrame(f"a grant of no credits for request {request_id}")
+        live = self._live.get(request_id)
+        if live is None:
+            if request_id > self._highest:
+                error = UnknownRequest(f"request {request_id} was never submitted in this session")
+                self._outbox.refuse(request_id, Failed(error))
+        elif live.admitting is not None:
+            live.early_credits += credits
+        elif not live.ended:
+            self._service.engine.grant(self, request_id, credits)

@@ -1,0 +1,74 @@
+"""The environment, read once."""
+
+from pathlib import Path
+
+import pytest
+from inference_svc.requests import Task
+from inference_svc.settings import SettingsError, default_cache_folder, read_settings
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch):
+    import os
+
+    for name in [name for name in os.environ if name.startswith("SEAM_")]:
+        monkeypatch.delenv(name)
+
+
+def test_defaults_serve_three_embedded_models():
+    specs = read_settings().model_specs()
+    assert [(spec.name, spec.task, spec.source) for spec in specs] == [
+        ("chat", Task.GENERATE, "embedded:tiny-chat"),
+        ("embed", Task.EMBED, "embedded:minilm"),
+        ("score", Task.SCORE, "embedded:tiny-score"),
+    ]
+
+
+def test_an_empty_source_is_not_served(monkeypatch):
+    monkeypatch.setenv("SEAM_CHAT_MODEL", "")
+    assert [spec.name for spec in read_settings().model_specs()] == ["embed", "score"]
+
+
+def test_a_models_limits_reach_its_spec(monkeypatch):
+    monkeypatch.setenv("SEAM_CHAT_DEVICE", "cuda:1")
+    monkeypatch.setenv("SEAM_CHAT_DTYPE", "bfloat16")
+    monkeypatch.setenv("SEAM_CHAT_SLOT_COUNT", "7")
+    monkeypatch.setenv("SEAM_EMBED_STEP_TOKEN_BUDGET", "512")
+    chat, embed, _ = read_settings().model_specs()
+    assert (chat.device, chat.dtype, chat.slot_count, embed.step_token_budget) == ("cuda:1", "bfloat16", 7, 512)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SEAM_INFERENCE_LISTEN", "nowhere"),
+        ("SEAM_INFERENCE_LISTEN", "127.0.0.1:70000"),
+        ("SEAM_INFERENCE_LISTEN", "127.0.0.1:0,unix:"),
+        ("SEAM_CHAT_DEVICE", "tpu"),
+        ("SEAM_EMBED_DTYPE", "int3"),
+        ("SEAM_CHAT_SLOT_COUNT", "0"),
+        ("SEAM_HEARTBEAT_SECONDS", "nan"),
+        ("SEAM_MAX_MESSAGE_BYTES", "12"),
+        ("SEAM_TORCH_THREADS", "many"),
+    ],
+)
+def test_a_bad_variable_is_named_with_what_was_wrong(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=f"{variable}: .*{value[-5:]}"):
+        read_settings()
+
+
+def test_serving_nothing_is_an_error():
+    with pytest.raises(SettingsError, match="SEAM_CHAT_MODEL"):
+        read_settings(chat_model="", embed_model=" ", score_model="")
+
+
+def test_addresses_may_be_several_or_none(monkeypatch):
+    monkeypatch.setenv("SEAM_INFERENCE_LISTEN", "127.0.0.1:0, unix:/tmp/seam")
+    assert read_settings().addresses == ("127.0.0.1:0", "unix:/tmp/seam")
+    assert read_settings(listen="").addresses == ()
+
+
+def test_a_relative_cache_home_counts_as_unset():
+    assert default_cache_folder("/var/cache") == Path("/var/cache/seam")
+    assert default_cache_folder("somewhere") == Path.home() / ".cache/seam"

@@ -28,10 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "Settings come from the environment (SEAM_API_KEYS, SEAM_REPLICAS, SEAM_GRPC_LISTEN, SEAM_HTTP_LISTEN, ...).",
     )
     parser.add_argument("--ready-file", type=Path, help="JSON written when it serves and a replica is in use")
-    parser.add_argument("--exit-with-parent", action="store_true", help="end when the process that started it ends")
+    parser.add_argument(
+        "--exit-with-parent",
+        type=int,
+        nargs="?",
+        const=os.getppid(),
+        metavar="PID",
+        help="end when the process that started it ends; its PID, where given, also tells that it has ended already",
+    )
     asked = parser.parse_args(arguments)
-    parent = os.getppid()
-    if asked.exit_with_parent:
+    parent: int | None = asked.exit_with_parent
+    if parent is not None:
         _die_with(parent)
     try:
         settings = read_settings()
@@ -41,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_complaint(str(error), 2))
     ready_file: Path | None = asked.ready_file
     try:
-        asyncio.run(_run(settings, ready_file, parent if asked.exit_with_parent else None))
+        asyncio.run(_run(settings, ready_file, parent))
     except OSError as error:
         sys.exit(_complaint(str(error), 1))
     finally:

@@ -1,5 +1,6 @@
 """How each kind of process is started and what its ready file says. Settings go by environment, as anywhere else."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ class Wanted:
 
     async def start(self, say: Callable[[str, str], None]) -> Child:
         """With the interpreter that runs now; it ends when this process does, however that comes about."""
-        words = [sys.executable, "-m", self.module, "--ready-file", str(self.ready_file), "--exit-with-parent"]
+        tied = ["--exit-with-parent", str(os.getpid())]
+        words = [sys.executable, "-m", self.module, "--ready-file", str(self.ready_file), *tied]
         return await Child.start(self.name, words, self.environment, self.ready_file, say)
 
 

@@ -6,7 +6,6 @@ As a program (`python -m seam_local.one_process`) it is the supervised business 
 import argparse
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -70,10 +69,10 @@ def main() -> None:
     """Exits with 2 when the settings are wrong, 1 when a model or an address cannot be had."""
     parser = argparse.ArgumentParser(prog="seam_local.one_process", description=__doc__)
     parser.add_argument("--ready-file", type=Path, required=True)
-    parser.add_argument("--exit-with-parent", action="store_true")
+    parser.add_argument("--exit-with-parent", type=int, metavar="PID")
     asked = parser.parse_args()
-    if asked.exit_with_parent:
-        end_with_parent(os.getppid())
+    if asked.exit_with_parent is not None:
+        end_with_parent(asked.exit_with_parent)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         asyncio.run(run_until_signalled(asked.ready_file))

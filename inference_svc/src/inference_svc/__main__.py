@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0 after an orderly end, 2 where a setting is wrong, 1 where a model or an address cannot be had."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    if options.exit_with_parent and not _tie_to_parent():
+    if options.exit_with_parent is not None and not _tie_to(options.exit_with_parent):
         return _failed("the parent process has ended already", 1)
     ready_file: Path | None = options.ready_file
     try:
@@ -83,10 +83,9 @@ def _stop_event() -> asyncio.Event:
     return stop
 
 
-def _tie_to_parent() -> bool:
+def _tie_to(parent: int) -> bool:
     """Linux kills this process when its parent ends, however it ends (prctl(2), PR_SET_PDEATHSIG). False where the
     parent ended before that was arranged."""
-    parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     return os.getppid() == parent
@@ -108,8 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--exit-with-parent",
-        action="store_true",
-        help="end when the process that started this one ends, even if it is killed (Linux only)",
+        type=int,
+        nargs="?",
+        const=os.getppid(),
+        metavar="PID",
+        help="end when the process that started this one ends, even if it is killed (Linux only); its PID, where "
+        "given, also tells that it has ended already",
     )
     return parser
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seam_local.child import Child
+from seam_local.cores import usable_cores
 from seam_local.plan import Plan, Topology
 from seam_local.ports import LOOPBACK
 
@@ -42,13 +43,13 @@ class BusinessReady:
 def inference(plan: Plan, name: str, address: str, environment: Mapping[str, str], ready_file: Path) -> Wanted:
     """An inference server, at the address that it had before (empty takes any)."""
     settings = {"SEAM_INFERENCE_LISTEN": address or ANY_PORT, "SEAM_DRAIN_SECONDS": str(plan.grace)}
-    return Wanted(name, "inference_svc", _settled(environment, settings), ready_file)
+    return Wanted(name, "inference_svc", _settled(plan, environment, settings), ready_file)
 
 
 def business(plan: Plan, replicas: tuple[str, ...], environment: Mapping[str, str], ready_file: Path) -> Wanted:
     """The business server, with an engine of its own where the plan says so."""
     module = "seam_local.one_process" if plan.topology is Topology.HYBRID else "business_svc"
-    return Wanted("business", module, _settled(environment, business_settings(plan, replicas)), ready_file)
+    return Wanted("business", module, _settled(plan, environment, business_settings(plan, replicas)), ready_file)
 
 
 def business_settings(plan: Plan, replicas: tuple[str, ...]) -> dict[str, str]:
@@ -73,6 +74,13 @@ def business_ready(content: Mapping[str, Any]) -> BusinessReady:
     return BusinessReady(str(content["grpc"]), str(content["http"]), str(inference) if inference else None)
 
 
-def _settled(environment: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
-    """Children write their lines at once, and what the plan says goes before the environment."""
-    return {**environment, "PYTHONUNBUFFERED": "1", **settings}
+def torch_threads(plan: Plan, cores: int) -> int:
+    """Engines share the cores: each with all of them would make every step wait for the others'."""
+    return max(1, cores // max(1, plan.replica_count + plan.has_local_engine))
+
+
+def _settled(plan: Plan, environment: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
+    """Children write their lines at once. What the plan decides goes before the environment, what it only proposes
+    after it."""
+    proposed = {"SEAM_TORCH_THREADS": str(torch_threads(plan, usable_cores()))}
+    return {**proposed, **environment, "PYTHONUNBUFFERED": "1", **settings}

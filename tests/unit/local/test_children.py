@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from seam_local.children import business, inference, torch_threads
 from seam_local.keys import Keys
 from seam_local.plan import Plan, Topology

@@ -49,6 +49,13 @@ class AsyncChatStream:
         self._call = call
         self._target = target
         self._progress = Progress()
+        self._loop = asyncio.get_running_loop()
+
+    def __del__(self) -> None:
+        # grpc.aio keeps a running call alive by itself; one that nobody can read any more must not go on costing.
+        # The collector may run in any thread.
+        if not (self._call.done() or self._loop.is_closed()):
+            self._loop.call_soon_threadsafe(self._call.cancel)
 
     @property
     def started(self) -> Started | None:
@@ -75,10 +82,14 @@ class AsyncChatStream:
         while (event := await self._next()) is not None:
             yield event
 
-    async def __aiter__(self) -> AsyncIterator[Text]:
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Text:
         while (event := await self._next()) is not None:
             if isinstance(event, Text):
-                yield event
+                return event
+        raise StopAsyncIteration
 
     async def text(self) -> str:
         """Reads to the end and returns the whole answer, with the pieces already iterated. Raises SeamError."""

@@ -149,7 +149,9 @@ def is_local(target: str) -> bool:
         return True
     if scheme in _IP_SCHEMES:
         return all(_is_loopback(_host(address)) for address in rest.split(","))
-    return _is_loopback(_host(target.rpartition("/")[2] if "://" in target or scheme == "dns" else target))
+    if scheme == "dns":
+        return _is_loopback(_host(rest.rpartition("/")[2]))
+    return "://" not in target and _is_loopback(_host(target))
 
 
 def _host(address: str) -> str:

@@ -79,8 +79,14 @@ class ChatStream:
         while (event := self._next()) is not None:
             yield event
 
-    def __iter__(self) -> Iterator[Text]:
-        return (event for event in self.events() if isinstance(event, Text))
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Text:
+        while (event := self._next()) is not None:
+            if isinstance(event, Text):
+                return event
+        raise StopIteration
 
     def text(self) -> str:
         """Reads to the end and returns the whole answer, with the pieces already iterated. Raises SeamError."""

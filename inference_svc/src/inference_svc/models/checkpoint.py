@@ -33,6 +33,7 @@ _WANTED = {
     Task.EMBED: "an encoder (embed)",
     Task.SCORE: "a sequence classifier (score)",
 }
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model")  # without them transformers makes an empty one
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
@@ -42,12 +43,12 @@ def read_config(folder: Path) -> PreTrainedConfig:
 
 def read_tokenizer(folder: Path) -> Any:
     """The wrapper of a fast tokenizer."""
+    if not any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES):
+        raise ModelLoadError("it has no tokenizer files; put the model's tokenizer.json into its folder")
     with _named("its tokenizer cannot be read"), quiet():
         wrapper = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if getattr(wrapper, "backend_tokenizer", None) is None:
         raise ModelLoadError("it has no fast tokenizer (tokenizer.json); convert it with transformers first")
-    if wrapper.backend_tokenizer.get_vocab_size(with_added_tokens=False) == 0:
-        raise ModelLoadError("it has no tokenizer files; put the model's tokenizer.json into its folder")
     return wrapper
 
 

@@ -23,8 +23,8 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaConfig,
 from inference_svc.errors import ModelLoadError
 
 SCHEME = "embedded:"
-_RECIPE = 1  # part of the folder's name: a changed recipe gets a folder of its own
-_VOCABULARY_SIZE = 2048  # the texts give more pairs than that
+_RECIPE = 2  # part of the folder's name: a changed recipe gets a folder of its own
+_MOST_TOKENS = 2048
 _UNTRAINED_CHAT = "untrained weights: the text is nonsense until a trained model is named (SEAM_CHAT_MODEL=...)"
 _UNTRAINED_SCORE = "untrained weights: the scores mean nothing until a trained model is named (SEAM_SCORE_MODEL=...)"
 
@@ -97,7 +97,7 @@ def _write_chat_model(folder: Path) -> None:
         },
     )
     config = LlamaConfig(
-        vocab_size=_VOCABULARY_SIZE,
+        vocab_size=tokenizer.get_vocab_size(),
         hidden_size=256,
         intermediate_size=768,
         num_hidden_layers=4,
@@ -136,7 +136,7 @@ def _write_score_model(folder: Path) -> None:
         },
     )
     config = BertConfig(
-        vocab_size=_VOCABULARY_SIZE,
+        vocab_size=tokenizer.get_vocab_size(),
         hidden_size=128,
         intermediate_size=512,
         num_hidden_layers=3,
@@ -156,7 +156,7 @@ def _trained_tokenizer(specials: list[str]) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=_VOCABULARY_SIZE,
+        vocab_size=_MOST_TOKENS,
         min_frequency=1,
         special_tokens=specials,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
@@ -186,7 +186,9 @@ def _drawn_weights(
 
 def _unreadable(tokenizer: Tokenizer, keep: int | None) -> list[int]:
     """Tokens that a terminal should not be sent at random: parts of characters, control characters, special tokens."""
-    texts = ((token, tokenizer.decode([token], skip_special_tokens=True)) for token in range(_VOCABULARY_SIZE))
+    texts = (
+        (token, tokenizer.decode([token], skip_special_tokens=True)) for token in range(tokenizer.get_vocab_size())
+    )
     return [token for token, text in texts if token != keep and not (text and text.isascii() and text.isprintable())]
 
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from business_svc.domain.inference import Model, Replica, ReplicaState
+from business_svc.domain.inference import Model, ModelLoad, Replica, ReplicaState
 from business_svc.link.duplex import Connector, DuplexLost
 from business_svc.link.inference_wire import model_of
 from business_svc.link.picker import Standing
@@ -30,9 +30,14 @@ class Member:
     """A replica that belongs to the pool, connected or not. `models` are those of its last welcome."""
 
     connector: Connector
-    session: Session | None = None
+    last_session: Session | None = None
     models: tuple[Model, ...] = ()
     replica_id: str = ""
+
+    @property
+    def session(self) -> Session | None:
+        """While it lives."""
+        return None if self.last_session is None or self.last_session.over else self.last_session
 
     @property
     def address(self) -> str:
@@ -44,7 +49,8 @@ class Member:
 
     @property
     def open(self) -> bool:
-        return self.session is not None and self.session.state is ReplicaState.READY
+        session = self.session
+        return session is not None and session.state is ReplicaState.READY
 
     def serves(self, model: str) -> bool:
         return any(one.name == model for one in self.models)
@@ -53,9 +59,7 @@ class Member:
         session = self.session
         if session is None:
             return Standing(self.address, open=False)
-        load = session.loads.get(model)
-        if load is None:
-            return Standing(self.address, self.open, session.full, self.connector.hop, unseen=session.unseen[model])
+        load = session.loads.get(model, ModelLoad(model))
         return Standing(
             address=self.address,
             open=self.open,
@@ -148,10 +152,7 @@ class Membership:
                     session = await Session.greet(duplex, self._session_settings)
                     connecting.reschedule(None)
                     self._begin(member, session)
-                    try:
-                        why = await session.run()
-                    finally:
-                        member.session = None
+                    why = await session.run()
                 finally:
                     await duplex.aclose()
         except (DuplexLost, SessionEnded, TimeoutError) as error:
@@ -165,7 +166,7 @@ class Membership:
 
     def _begin(self, member: Member, session: Session) -> None:
         models = [model_of(one) for one in session.welcome.models]
-        member.session = session
+        member.last_session = session
         member.models = tuple(one for one in models if one is not None)
         member.replica_id = session.welcome.replica_id
         self._joined(member)

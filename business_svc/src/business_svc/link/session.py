@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
+from typing import Never
 
 from seam.inference.v1 import session_pb2
 from seam.inference.v1.session_pb2 import SessionRequest, SessionResponse, Welcome
@@ -82,6 +83,10 @@ class Session:
         return cls(duplex, first.welcome, first.load, settings)
 
     # --- what the pool looks at ---
+
+    @property
+    def over(self) -> bool:
+        return self._over is not None
 
     @property
     def state(self) -> ReplicaState:
@@ -174,20 +179,27 @@ class Session:
     # --- the life of the session ---
 
     async def run(self) -> str:
-        """Carries frames until the session is over; returns why. Cancelling it ends the session too."""
+        """Carries frames until the session is over; returns why. Cancelling it ends the session too.
+
+        No TaskGroup: on Python 3.11 one that fails at the moment of a cancel swallows the cancel.
+        """
+        parts = [
+            asyncio.create_task(self._read(), name="session reader"),
+            asyncio.create_task(self._write(), name="session writer"),
+            asyncio.create_task(self._watch(), name="session watch"),
+        ]
         why = "closed from this side"
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._read(), name="session reader")
-                tasks.create_task(self._write(), name="session writer")
-                tasks.create_task(self._watch(), name="session watch")
-        except* (SessionEnded, DuplexLost) as ends:
-            why = str(ends.exceptions[0])
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            why = _reason(done.pop())
         finally:
             self._end(why)
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
         return why
 
-    async def _read(self) -> None:
+    async def _read(self) -> Never:
         while (frame := await self._duplex.receive()) is not None:
             self._silence.heard()
             try:
@@ -209,14 +221,14 @@ class Session:
             if ends:
                 self._forget(event.request_id)
 
-    async def _write(self) -> None:
+    async def _write(self) -> Never:
         while True:
             await self._wake.wait()
             self._wake.clear()
             for frame in self._outbox.frames():
                 await self._duplex.send(frame)
 
-    async def _watch(self) -> None:
+    async def _watch(self) -> Never:
         loop = asyncio.get_running_loop()
         while True:
             before = loop.time()
@@ -236,6 +248,15 @@ class Session:
         if self.state is ReplicaState.DRAINING:  # it said that it would go: no death
             return SeamError(Reason.DRAINING, f"the replica left: {self._over}", retry_after=0.1)
         return SeamError(Reason.REPLICA_LOST, f"the replica was lost: {self._over}", retry_after=0.1)
+
+
+def _reason(ended: "asyncio.Task[Never]") -> str:
+    """Raises what is a fault of ours."""
+    error = ended.exception()
+    if isinstance(error, SessionEnded | DuplexLost):
+        return str(error)
+    assert error is not None  # none of the parts returns
+    raise error
 
 
 def _result_count(request: GenerateRequest | EmbedRequest | ScoreRequest) -> int:

@@ -248,6 +248,19 @@ def block_the_loop(seconds: float) -> None:
     time.sleep(seconds)
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_cancel_that_meets_a_loss_is_not_forgotten(turns: int) -> None:
+    async with session_with() as (session, peer, running):
+        session.open(asked("p"), Context())
+        peer.die()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        came_in_time = running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled() == came_in_time
+        assert session.over
+
+
 async def test_a_peer_that_does_not_welcome_is_not_a_replica() -> None:
     peer = HandDuplex()
     peer.say()

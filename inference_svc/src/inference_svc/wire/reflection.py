@@ -44,9 +44,10 @@ def _add_file(pool: descriptor_pool.DescriptorPool, file: FileDescriptor) -> Non
 
 
 def _renamed(file: FileDescriptor) -> descriptor_pb2.FileDescriptorProto:
+    """The same file under the new package, in the place where the gRPC project keeps it."""
     proto = descriptor_pb2.FileDescriptorProto()
     file.CopyToProto(proto)
-    text = json_format.MessageToJson(proto)
-    for old, new in ((_OLD, _NEW), (_OLD.replace(".", "/"), _NEW.replace(".", "/"))):
-        text = text.replace(old, new)
-    return json_format.Parse(text, descriptor_pb2.FileDescriptorProto())
+    renamed = descriptor_pb2.FileDescriptorProto()
+    json_format.Parse(json_format.MessageToJson(proto).replace(_OLD, _NEW), renamed)
+    renamed.name = f"{_NEW.replace('.', '/')}/reflection.proto"
+    return renamed

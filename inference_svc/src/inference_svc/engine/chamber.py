@@ -1,0 +1,75 @@
+"""A model's place in the engine: its door, its driver, its load."""
+
+from collections.abc import Callable
+
+from inference_svc.engine.costs import StepCosts
+from inference_svc.engine.device_time import DeviceTime
+from inference_svc.engine.door import Bounds, Door, Facts
+from inference_svc.engine.driver import Driver
+from inference_svc.engine.encoder_former import EncoderLimits
+from inference_svc.engine.encoding_driver import EncodingDriver
+from inference_svc.engine.generation_driver import GenerationDriver
+from inference_svc.engine.runner import EncoderRunner, GenerationRunner, SharedCache
+from inference_svc.engine.scheduler import GenerationLimits
+from inference_svc.engine.settings import EngineSettings
+from inference_svc.model import LoadedModel
+from inference_svc.requests import ModelLoad, Task
+
+
+class Chamber:
+    """`door` is touched under the desk's lock, `driver` on the model thread."""
+
+    def __init__(
+        self, model: LoadedModel, settings: EngineSettings, clock: Callable[[], float], time: DeviceTime
+    ) -> None:
+        self._name = model.info.name
+        self._costs = StepCosts()
+        bounds = Bounds(settings.max_waiting_sequences, settings.max_waiting_tokens)
+        self.driver: Driver
+        if model.info.task is Task.GENERATE:
+            runner: GenerationRunner = model.runner  # type: ignore[assignment]  # by the task, as LoadedModel says
+            cache = _cache_tokens(runner)
+            limits = GenerationLimits(
+                slot_count=runner.slot_count,
+                cache_token_count=cache,
+                step_token_budget=model.step_token_budget,
+                prompt_tokens_per_step=settings.prompt_tokens_per_step,
+                aging_steps=settings.aging_steps,
+                tenant_weights=settings.tenant_weights,
+            )
+            self.driver = GenerationDriver(runner, model.tokenizer, limits, self._costs, clock, time)
+            self.door = Door(bounds, self._costs, self.driver.facts(), min(cache, runner.max_context_tokens))
+        else:
+            encoder: EncoderRunner = model.runner  # type: ignore[assignment]  # by the task, as LoadedModel says
+            passes = EncoderLimits(model.step_token_budget, settings.aging_steps, settings.tenant_weights)
+            self.driver = EncodingDriver(encoder, model.info, passes, self._costs, clock, time)
+            self.door = Door(bounds, self._costs, self.driver.facts())
+
+    @property
+    def sequence_count(self) -> int:
+        return len(self.driver.keys)
+
+    def load(self, facts: Facts, predicted_wait: float) -> ModelLoad:
+        return ModelLoad(
+            model=self._name,
+            running_sequence_count=facts.running,
+            waiting_sequence_count=sum(facts.waiting.sequences),
+            queued_token_count=facts.backlog_tokens + sum(facts.waiting.tokens),
+            free_cache_token_count=facts.free_cache_tokens,
+            step_duration=self._costs.step_seconds,
+            predicted_wait=predicted_wait,
+        )
+
+    def end_all(self) -> tuple[int, ...]:
+        """Forget every request; returns their keys."""
+        keys = self.driver.keys
+        for key in keys:
+            self.driver.remove(key)
+        self.driver.tidy()
+        return keys
+
+
+def _cache_tokens(runner: GenerationRunner) -> int:
+    if isinstance(runner, SharedCache):
+        return runner.cache_token_count
+    return runner.slot_count * runner.max_context_tokens

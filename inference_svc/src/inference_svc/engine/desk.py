@@ -1,0 +1,227 @@
+"""Where other threads hand requests to the model thread: the one lock of the engine is here.
+
+What is decided under it is decided from facts: bounds at each model's door, which requests live, whether work is
+taken at all. Nothing is computed under it.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from inference_svc.engine.door import Door, Facts, Need
+from inference_svc.errors import DuplicateRequest, ModelNotFound, SeamError, TaskNotSupported
+from inference_svc.requests import Encoding, Event, Failed, Finished, Generation, Priority, Task
+
+_WORK_OF = {Task.GENERATE: Generation, Task.EMBED: Encoding, Task.SCORE: Encoding}
+
+
+class Outlet(Protocol):
+    """Where the news of requests goes: one for each session or call."""
+
+    def deliver(self, events: Sequence[tuple[int, Event]]) -> None:
+        """Called on the model thread, at most once a step, with all that the step brought to this outlet's requests
+        as (request id, event). Must not block; what it raises ends the outlet's requests."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ticket:
+    """One live request. `key` is unique for the engine's life."""
+
+    key: int
+    outlet: Outlet
+    request_id: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    ticket: Ticket
+    work: Generation | Encoding
+    arrived: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """As Cancel, but nobody is left to be told."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    ticket: Ticket
+    credits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """Anything else that the model thread is to do, in its turn among the requests."""
+
+    run: Callable[[], list[tuple[int, Event]]]
+
+
+Command = Submit | Cancel | Forget | Grant | Errand
+
+
+class Desk:
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._commands: list[Command] = []  # bounded by the doors: submits by their bounds, the rest by what lives
+        self._doors: dict[str, tuple[Door, Task]] = {}
+        self._live: dict[int, dict[int, Ticket]] = {}  # by outlet, then request id
+        self._by_key: dict[int, Ticket] = {}
+        self._refusal: SeamError | None = None
+        self._nudged = False
+        self._keys = 0
+
+    # --- any thread -------------------------------------------------------------------------------------------------
+
+    def submit(self, outlet: Outlet, request_id: int, work: Generation | Encoding, now: float) -> None:
+        with self._changed:
+            if self._refusal is not None:
+                raise _again(self._refusal)
+            door, task = self._door(work.model)
+            if not isinstance(work, _WORK_OF[task]):
+                raise TaskNotSupported.of_field("work", f"model {work.model} does {task.value}")
+            mine = self._live.get(id(outlet), {})
+            if request_id in mine:
+                raise DuplicateRequest.of_field("request_id", f"request {request_id} is live")
+            door.enter(Need.of(work), work.context, now)
+            self._keys += 1
+            ticket = Ticket(self._keys, outlet, request_id, work.model)
+            self._live.setdefault(id(outlet), {})[request_id] = ticket
+            self._by_key[ticket.key] = ticket
+            self._put(Submit(ticket, work, now))
+
+    def cancel(self, outlet: Outlet, request_id: int) -> None:
+        with self._changed:
+            ticket = self._live.get(id(outlet), {}).get(request_id)
+            if ticket is not None:
+                self._put(Cancel(ticket))
+
+    def grant(self, outlet: Outlet, request_id: int, credits: int) -> None:
+        with self._changed:
+            ticket = self._live.get(id(outlet), {}).get(request_id)
+            if ticket is not None:
+                self._put(Grant(ticket, credits))
+
+    def close_outlet(self, outlet: Outlet) -> None:
+        """Nothing more is delivered to it, but what is being delivered this moment."""
+        with self._changed:
+            tickets = self._live.pop(id(outlet), {}).values()
+            for ticket in tickets:
+                del self._by_key[ticket.key]
+            self._commands += [Forget(ticket) for ticket in tickets]
+            self._changed.notify_all()
+
+    def open_door(self, name: str, task: Task, door: Door, errand: Errand) -> None:
+        """What comes through the door finds the errand done. Raises ValueError where the name is taken."""
+        with self._changed:
+            if name in self._doors:
+                raise ValueError(f"a model {name!r} is here already")
+            self._doors[name] = (door, task)
+            self._put(errand)
+
+    def close_door(self, name: str, errand: Errand) -> None:
+        """The errand finds all that came through the door."""
+        with self._changed:
+            self._doors.pop(name, None)
+            self._put(errand)
+
+    def run(self, errand: Errand) -> None:
+        with self._changed:
+            self._put(errand)
+
+    def refuse_all(self, error: SeamError) -> None:
+        """From now on nothing is taken; every submit raises such an error. A later call replaces the error."""
+        with self._changed:
+            self._refusal = error
+
+    def nudge(self) -> None:
+        """Let the model thread look around."""
+        with self._changed:
+            self._nudged = True
+            self._changed.notify_all()
+
+    def wait_until_empty(self, timeout: float | None) -> bool:
+        """Whether nothing lives any more."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._by_key, timeout)
+
+    @property
+    def live_count(self) -> int:
+        return len(self._by_key)
+
+    def live_keys(self) -> list[int]:
+        with self._changed:
+            return list(self._by_key)
+
+    # --- the model thread -------------------------------------------------------------------------------------------
+
+    def take(self) -> list[Command]:
+        """All that came since the last call, in order. Never waits."""
+        with self._changed:
+            commands, self._commands = self._commands, []
+            self._nudged = False
+            for door, _ in self._doors.values():
+                door.handed_over()
+            return commands
+
+    def wait(self, timeout: float | None) -> None:
+        """Returns when something came, or at the time-out."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._commands) or self._nudged, timeout)
+
+    def learn(self, facts: Mapping[str, Facts]) -> dict[str, float]:
+        """What the step left. Returns each model's wait for a request of normal priority."""
+        with self._changed:
+            waits: dict[str, float] = {}
+            for name, (door, _) in self._doors.items():
+                if name in facts:
+                    door.learn(facts[name])
+                    waits[name] = door.predicted_wait(Priority.NORMAL)
+            return waits
+
+    def settle(self, news: Iterable[tuple[int, Event]]) -> list[tuple[Outlet, list[tuple[int, Event]]]]:
+        """Sort news by outlet, and strike off what ended. News of outlets that are closed is dropped."""
+        by_outlet: dict[int, tuple[Outlet, list[tuple[int, Event]]]] = {}
+        with self._changed:
+            for key, event in news:
+                ticket = self._by_key.get(key)
+                if ticket is None:
+                    continue
+                by_outlet.setdefault(id(ticket.outlet), (ticket.outlet, []))[1].append((ticket.request_id, event))
+                if isinstance(event, Finished | Failed):
+                    self._strike_off(ticket)
+            if not self._by_key:
+                self._changed.notify_all()
+        return list(by_outlet.values())
+
+    def _put(self, command: Command) -> None:
+        self._commands.append(command)
+        self._changed.notify_all()
+
+    def _strike_off(self, ticket: Ticket) -> None:
+        del self._by_key[ticket.key]
+        mine = self._live[id(ticket.outlet)]
+        del mine[ticket.request_id]
+        if not mine:
+            del self._live[id(ticket.outlet)]
+
+    def _door(self, name: str) -> tuple[Door, Task]:
+        found = self._doors.get(name)
+        if found is None:
+            raise ModelNotFound.of_field("model", f"no model {name[:100]!r} is served here")
+        return found
+
+
+def _again(error: SeamError) -> SeamError:
+    """An error of its own for each request: a raised one gathers tracebacks."""
+    return type(error)(error.message, violations=error.violations, retry_after=error.retry_after)

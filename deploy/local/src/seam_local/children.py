@@ -59,6 +59,7 @@ def business_settings(plan: Plan, replicas: tuple[str, ...]) -> dict[str, str]:
         "SEAM_REPLICAS": ",".join(replicas),
         "SEAM_GRPC_LISTEN": f"{LOOPBACK}:{plan.grpc_port}",
         "SEAM_HTTP_LISTEN": f"{LOOPBACK}:{plan.http_port}",
+        "SEAM_INFERENCE_LISTEN": ANY_PORT,  # of the engine in the business process, where there is one
         "SEAM_DRAIN_SECONDS": str(plan.grace),
     }
 

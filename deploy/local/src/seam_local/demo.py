@@ -11,9 +11,9 @@ from seam_client import AsyncSeam, Embeddings, Finished
 from seam_local.passages import sentences
 from seam_local.ready import Ready
 
-MOST_SENTENCES = 24
+MOST_SENTENCES = 32
 SHOWN_SENTENCES = 3
-QUERIES = ("Can I begin with a single process?", "How do I stop an answer that nobody wants any more?")
+QUERIES = ("Can I begin with a single process?", "Is my answer lost when a server dies?")
 QUESTION = "What is a seam?"
 MOST_ANSWER_TOKENS = 48
 

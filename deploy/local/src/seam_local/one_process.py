@@ -18,13 +18,17 @@ import business_svc.server
 import business_svc.settings
 import inference_svc.server
 import inference_svc.settings
+from business_svc.domain.inference import ReplicaState
 from business_svc.link.grpc_duplex import GrpcConnector
 from business_svc.link.in_process_duplex import InProcessConnector
 from business_svc.link.pool import Pool
 from inference_svc.errors import ModelLoadError
 
+from seam_local.faults import CannotServe
 from seam_local.parent import end_with_parent
 from seam_local.ready import forget_ready, write_ready
+
+JOIN_SECONDS = 60.0  # until replicas that serve are reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +51,17 @@ async def one_process(
         local = InProcessConnector(engine.session_service.session)
         remote = [GrpcConnector(address) for address in business.replicas]
         async with Pool([local, *remote]) as pool, business_svc.server.serve(business, pool) as edges:
-            await pool.ready(1 + len(remote))
+            await _all_in_use(pool, 1 + len(remote))
             yield Serving(edges.grpc_address, edges.http_address, engine.address, edges.drain)
+
+
+async def _all_in_use(pool: Pool, count: int) -> None:
+    try:
+        async with asyncio.timeout(JOIN_SECONDS):
+            await pool.ready(count)
+    except TimeoutError:
+        silent = [replica.address for replica in pool.replicas() if replica.state is not ReplicaState.READY]
+        raise CannotServe(f"no answer from {', '.join(silent)} within {JOIN_SECONDS:.0f} s") from None
 
 
 async def run_until_signalled(ready_file: Path) -> None:
@@ -79,7 +92,7 @@ def main() -> None:
     except (business_svc.settings.SettingsError, inference_svc.settings.SettingsError) as fault:
         print(fault, file=sys.stderr)
         sys.exit(2)
-    except (ModelLoadError, OSError) as fault:
+    except (ModelLoadError, CannotServe, OSError) as fault:
         print(fault, file=sys.stderr)
         sys.exit(1)
 

@@ -66,6 +66,7 @@ class _ToScreen(logging.Handler):
     def __init__(self, screen: Screen) -> None:
         super().__init__(logging.INFO)
         self._screen = screen
+        self.setFormatter(logging.Formatter("%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         for line in self.format(record).splitlines():

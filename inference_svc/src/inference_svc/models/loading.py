@@ -12,6 +12,7 @@ from inference_svc.model import LoadedModel, ModelSpec
 from inference_svc.models.checkpoint import quiet, read_config, read_model, read_tokenizer
 from inference_svc.models.defaults import SCHEME, default_notice
 from inference_svc.models.encoder_runner import checked_encoder_runner, first_position, takes_type_ids
+from inference_svc.models.generation_runner import PackedGenerationRunner
 from inference_svc.models.model_files import model_folder
 from inference_svc.models.model_limits import labels, position_limit, score_activation, tokenizer_limit
 from inference_svc.models.placement import (
@@ -55,8 +56,6 @@ def load_model(spec: ModelSpec, *, cache_folder: Path, progress: Callable[[str],
 
 
 def _load_generation(spec: ModelSpec, folder: Path) -> LoadedModel:
-    from inference_svc.models.generation_runner import PackedGenerationRunner
-
     config = read_config(folder)
     placement = placement_of(spec, config)
     wrapper = read_tokenizer(folder)

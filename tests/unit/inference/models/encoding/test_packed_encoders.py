@@ -18,10 +18,29 @@ from inference_svc.requests import EncodedInput
 torch.set_num_threads(1)
 
 LENGTHS = (5, 33, 1, 12, 5, 64, 2, 33, 7)
-SIZES = dict(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
-WIDE = dict(initializer_range=0.3)  # so that every part of the model shows in the result
-ROBERTA = dict(pad_token_id=1, bos_token_id=0, eos_token_id=2, max_position_embeddings=130, type_vocab_size=1)
-MODERN = dict(pad_token_id=1, bos_token_id=0, eos_token_id=2, cls_token_id=0, sep_token_id=2, local_attention=16)
+SIZES = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
+WIDE = {"initializer_range": 0.3}  # so that every part of the model shows in the result
+ROBERTA = {
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "max_position_embeddings": 130,
+    "type_vocab_size": 1,
+}
+MODERN = {
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "cls_token_id": 0,
+    "sep_token_id": 2,
+    "local_attention": 16,
+}
 
 FAMILIES: dict[str, tuple[Callable[[], Any], str]] = {
     "bert": (lambda: hf.BertConfig(**SIZES, **WIDE, max_position_embeddings=128), "Bert"),

@@ -18,7 +18,13 @@ from safetensors.torch import save_file
 
 torch.set_num_threads(1)
 
-SMALL = dict(vocab_size=2048, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+SMALL = {
+    "vocab_size": 2048,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
 
 
 def untold(_line: str) -> None:

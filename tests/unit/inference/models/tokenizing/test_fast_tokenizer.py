@@ -22,6 +22,7 @@ TEXTS = [
     "  two  spaces ",
     "naïve 日本語 🙂 text",
     "a" * 3000,
+    "many words " * 300,
     "line\nline\ttab",
     "##ing [SEP] <s>",
 ]

@@ -19,8 +19,13 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _log = logging.getLogger("inference_svc")
 
 
+class EngineDied(Exception):
+    """Nothing can be computed any more; whoever supervises this process starts a new one."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0 after an orderly end, 2 where a setting is wrong, 1 where a model or an address cannot be had."""
+    """Exit code 0 after an orderly end, 2 where a setting is wrong, 1 where a model or an address cannot be had or the
+    device was lost."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     if options.exit_with_parent is not None and not _tie_to(options.exit_with_parent):
@@ -30,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(_run(read_settings(), ready_file))
     except SettingsError as error:
         return _failed(str(error), 2)
-    except (ModelLoadError, OSError) as error:
+    except (ModelLoadError, EngineDied, OSError) as error:
         return _failed(str(error), 1)
     finally:
         if ready_file is not None:
@@ -39,22 +44,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _run(settings: Settings, ready_file: Path | None) -> None:
+    """Raises ModelLoadError or EngineDied; returns when told to stop."""
     stop = _stop_event()
     async with serve(settings) as server:
         _log.info("listening on %s; loading models", ", ".join(server.addresses) or "nothing")
         ready = asyncio.create_task(server.ready(), name="ready")
         stopped = asyncio.create_task(stop.wait(), name="stopped")
+        died = asyncio.create_task(server.died(), name="died")
         try:
-            await asyncio.wait((ready, stopped), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((ready, stopped, died), return_when=asyncio.FIRST_COMPLETED)
             if ready.done():
                 ready.result()
                 _announce(server, ready_file)
-                await stopped
+                await asyncio.wait((stopped, died), return_when=asyncio.FIRST_COMPLETED)
             _log.info("draining for at most %g s; a second signal ends at once", settings.drain_seconds)
             await server.drain(settings.drain_seconds)
+            if died.done():
+                raise EngineDied(f"the engine has stopped for good: {died.result()}")
         finally:
-            ready.cancel()
-            stopped.cancel()
+            for task in (ready, stopped, died):
+                task.cancel()
+            await asyncio.gather(ready, stopped, died, return_exceptions=True)
     _log.info("ended")
 
 

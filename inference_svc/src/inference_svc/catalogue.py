@@ -36,6 +36,9 @@ class Catalogue:
     def all_ready(self) -> bool:
         return all(entry.state is ModelState.READY for entry in self._entries.values())
 
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._entries)
+
     def entries(self) -> tuple[CatalogueEntry, ...]:
         return tuple(self._entries.values())
 

@@ -2,17 +2,16 @@
 
 import asyncio
 import logging
-import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeVar
 
 from inference_svc.admission import Admission, AdmissionLimits
 from inference_svc.catalogue import Catalogue
 from inference_svc.engine.engine import Engine
-from inference_svc.model import LoadedModel, ModelSpec
+from inference_svc.engine.settings import EngineSettings
+from inference_svc.loading import Load, WarmUp, load_all, loader_of, model_loader
 from inference_svc.settings import Settings
 from inference_svc.wire.calls import Calls
 from inference_svc.wire.grpc_server import SERVICES, bind, grpc_server
@@ -20,8 +19,6 @@ from inference_svc.wire.health import Health
 from inference_svc.wire.servicers import InferenceServicer, ModelServicer
 from inference_svc.wire.session import SessionLimits, SessionService
 
-Load = Callable[[ModelSpec, Callable[[str], None]], LoadedModel]
-Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +41,7 @@ class InferenceServer:
             settings.max_message_bytes,
         )
         self.loading: asyncio.Task[None] | None = None
+        self._died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @property
     def address(self) -> str:
@@ -55,13 +53,28 @@ class InferenceServer:
         assert self.loading is not None
         await asyncio.shield(self.loading)
 
+    async def died(self) -> str:
+        """Returns, with the reason, when the engine can compute nothing any more: the process should end then."""
+        return await asyncio.shield(self._died)
+
     async def drain(self, grace: float) -> None:
         """Takes no more work: sessions hand back what they hold, to be resumed elsewhere; calls in progress, which
         cannot be, have `grace` seconds to end. Then no address is open any more."""
+        await self.leave()
+        self.engine.drain(hand_back=False)
+        await self.grpc.stop(grace)
+
+    async def leave(self) -> None:
+        """Health says so, sessions hand back, no call is taken."""
         await self.health.leaving()
         self.session_service.drain()
         self.calls.draining = True
-        await self.grpc.stop(grace)
+
+    async def lose_engine(self, reason: str) -> None:
+        _log.error("the engine has stopped for good: %s", reason)
+        if not self._died.done():
+            self._died.set_result(reason)
+        await self.leave()
 
 
 @asynccontextmanager
@@ -69,82 +82,47 @@ async def serve(settings: Settings, *, load: Load | None = None) -> AsyncIterato
     """Serves until the block is left; leaving it cancels what still runs.
 
     Health and the models' states are answered at once, work when the models are loaded: await `ready()`. `load`, on a
-    thread of its own, makes a model of its settings; tests give models that need no weights.
+    thread of its own, makes a warm model of its settings; tests give models that need no weights.
     """
     catalogue = Catalogue(settings.model_specs())
     limits = AdmissionLimits(thread_count=settings.admission_threads, waiting=settings.max_waiting_admissions)
+    loader = model_loader(settings) if load is None else loader_of(load)
+    loop = asyncio.get_running_loop()
+    losing: list[asyncio.Task[None]] = []
+
+    def died(reason: str) -> None:
+        loop.call_soon_threadsafe(lambda: losing.append(loop.create_task(server.lose_engine(reason))))
+
     async with AsyncExitStack() as stack:
         admission = stack.enter_context(Admission(catalogue, limits, time.monotonic))
-        engine = Engine()
+        engine = Engine(settings=_engine_settings(settings), died=died)
         engine.start()
         stack.push_async_callback(asyncio.to_thread, engine.stop)
         server = InferenceServer(settings, engine, admission, catalogue)
+        stack.push_async_callback(_end, losing)
         await server.health.starting()
         server.addresses = bind(server.grpc, settings.addresses)
         stack.push_async_callback(server.grpc.stop, 0)
         await server.grpc.start()
-        server.loading = asyncio.create_task(_load_all(server, settings, load or _loader(settings)), name="loading")
-        stack.push_async_callback(_end, server.loading)
+        server.loading = asyncio.create_task(_load(server, settings, *loader), name="loading")
+        stack.push_async_callback(_end, [server.loading])
         yield server
 
 
-async def _load_all(server: InferenceServer, settings: Settings, load: Load) -> None:
-    for spec in settings.model_specs():
-        try:
-            model = await _in_daemon_thread(lambda spec=spec: load(spec, _log.info))  # type: ignore[misc]
-            await asyncio.to_thread(server.engine.add, model)
-        except Exception as error:
-            server.catalogue.failed(spec, str(error))
-            _log.error("model %s: %s", spec.name, error)
-            raise
-        server.catalogue.ready(model)
+async def _load(server: InferenceServer, settings: Settings, load: Load, warm_up: WarmUp) -> None:
+    await load_all(settings.model_specs(), load, warm_up, server.engine, server.catalogue)
     await server.health.serving()
 
 
-def _loader(settings: Settings) -> Load:
-    """Of real models. torch is imported on the loading thread: it takes seconds, and a server of other models, or
-    none, does without."""
-
-    def load(spec: ModelSpec, progress: Callable[[str], None]) -> LoadedModel:
-        progress(f"{spec.name}: importing torch and transformers")
-        import torch
-
-        from inference_svc.models.loading import load_model
-
-        if settings.torch_threads is not None:
-            torch.set_num_threads(settings.torch_threads)
-        return load_model(spec, cache_folder=settings.cache_folder, progress=progress)
-
-    return load
+def _engine_settings(settings: Settings) -> EngineSettings:
+    return EngineSettings(
+        max_waiting_sequences=settings.max_waiting_sequences,
+        max_waiting_tokens=settings.max_waiting_tokens,
+        prompt_tokens_per_step=settings.prompt_tokens_per_step,
+    )
 
 
-async def _in_daemon_thread(function: Callable[[], Result]) -> Result:
-    """A load cannot be interrupted; a daemon thread does not hold up a process that is told to end meanwhile."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Result] = loop.create_future()
-
-    def settle(result: Result | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]  # None only where there is an error
-
-    def run() -> None:
-        try:
-            outcome: tuple[Result | None, BaseException | None] = (function(), None)
-        except Exception as error:  # told to whoever waits
-            outcome = (None, error)
-        try:
-            loop.call_soon_threadsafe(settle, *outcome)
-        except RuntimeError:  # the loop is closed: nobody waits
-            _log.info("a model was loaded for a server that has ended")
-
-    threading.Thread(target=run, name="loading", daemon=True).start()
-    return await future
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -27,6 +27,6 @@ class Health:
         self._left = True
         await self._set_all(health_pb2.HealthCheckResponse.NOT_SERVING)
 
-    async def _set_all(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+    async def _set_all(self, status: int) -> None:
         for service in self._services:
             await self.servicer.set(service, status)

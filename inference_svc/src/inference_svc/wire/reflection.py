@@ -2,18 +2,20 @@
 under another package name, so the same servicer answers for both."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format
-from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import aio as reflection_aio
+
+File = Any  # a FileDescriptor, which different generated stubs take from different modules
 
 _OLD = reflection_pb2.DESCRIPTOR.package
 _NEW = "grpc.reflection.v1"
 
 
-def add_reflection(server: grpc.aio.Server, files: Iterable[FileDescriptor]) -> None:
+def add_reflection(server: grpc.aio.Server, files: Iterable[File]) -> None:
     """Answers for every service that these files define, and for reflection itself."""
     pool = descriptor_pool.DescriptorPool()
     names = []
@@ -24,7 +26,7 @@ def add_reflection(server: grpc.aio.Server, files: Iterable[FileDescriptor]) -> 
     pool.Add(renamed)
     names += [f"{_NEW}.{service.name}" for service in renamed.service]
     servicer = reflection_aio.ReflectionServicer(names, pool=pool)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
@@ -34,7 +36,7 @@ def add_reflection(server: grpc.aio.Server, files: Iterable[FileDescriptor]) -> 
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(f"{_NEW}.ServerReflection", methods),))
 
 
-def _add_file(pool: descriptor_pool.DescriptorPool, file: FileDescriptor) -> None:
+def _add_file(pool: descriptor_pool.DescriptorPool, file: File) -> None:
     try:
         pool.FindFileByName(file.name)
     except KeyError:
@@ -43,7 +45,7 @@ def _add_file(pool: descriptor_pool.DescriptorPool, file: FileDescriptor) -> Non
         pool.AddSerializedFile(file.serialized_pb)
 
 
-def _renamed(file: FileDescriptor) -> descriptor_pb2.FileDescriptorProto:
+def _renamed(file: File) -> descriptor_pb2.FileDescriptorProto:
     """The same file under the new package, in the place where the gRPC project keeps it."""
     proto = descriptor_pb2.FileDescriptorProto()
     file.CopyToProto(proto)

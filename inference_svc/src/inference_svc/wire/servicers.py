@@ -53,6 +53,9 @@ async def telling(call: Call) -> AsyncIterator[None]:
 
 
 class InferenceServicer(service_grpc.InferenceServiceServicer):
+    """Streams are coroutines that write, which grpc.aio also takes: cancelled, they unwind at once, while a generator
+    would be left where it stood until it is collected."""
+
     def __init__(
         self, sessions: SessionService, calls: Calls, admission: Admission, clock: Callable[[], float]
     ) -> None:
@@ -61,12 +64,12 @@ class InferenceServicer(service_grpc.InferenceServiceServicer):
         self._admission = admission
         self._clock = clock
 
-    async def Session(self, requests: AsyncIterator[session_pb.SessionRequest], call: Call) -> None:
+    async def Session(self, requests: AsyncIterator[session_pb.SessionRequest], call: Call) -> None:  # type: ignore[override]
         async with telling(call), aclosing(self._sessions.session(aiter(requests))) as frames:
             async for frame in frames:
                 await call.write(frame)
 
-    async def Generate(self, request: service_pb.GenerateRequest, call: Call) -> None:
+    async def Generate(self, request: service_pb.GenerateRequest, call: Call) -> None:  # type: ignore[override]
         async with telling(call):
             asked = self._request(request.model, read_generate_work(request.work), request.context, call)
             async with aclosing(self._calls.answers(asked)) as answers:

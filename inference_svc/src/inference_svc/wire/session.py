@@ -30,7 +30,7 @@ from inference_svc.errors import (
     QueueFull,
     UnknownRequest,
 )
-from inference_svc.requests import Encoding, Event, Failed, Finished, Generation, Request
+from inference_svc.requests import Encoding, Event, Failed, Finished, Generation, ModelLoad, Request
 from inference_svc.wire.inference_wire import read_submit, write_load, write_model
 from inference_svc.wire.outbox import Outbox
 
@@ -76,10 +76,10 @@ class SessionService:
         return len(self._sessions)
 
     def drain(self) -> None:
-        """From now on no session takes work; each says so, and ends when nothing of it is live."""
+        """From now on no session takes work; each says so, hands back what it holds, and ends."""
         self.draining = True
         for session in self._sessions:
-            session.wake()
+            session.hand_back()
 
     async def session(
         self, frames: AsyncIterator[session_pb.SessionRequest]
@@ -131,7 +131,10 @@ class SessionService:
         )
 
     def load(self) -> session_pb.Load:
-        return write_load(self.engine.loads(), draining=self.draining)
+        """Of every model, in Welcome's order."""
+        known = {load.model: load for load in self.engine.loads()}
+        names = self._catalogue.names()
+        return write_load([known.get(name) or ModelLoad(name) for name in names], draining=self.draining)
 
 
 @dataclass(slots=True, eq=False)
@@ -307,10 +310,22 @@ class _Session:
         if live is None or live.ended:
             return
         if live.admitting is None:
-            self._service.engine.cancel(self, request_id)
+            self._service.engine.cancel(self, request_id)  # which tells of it
         else:
             live.admitting.cancel()
             self._tell(request_id, live, Failed(Cancelled("the caller cancelled")))
+
+    def hand_back(self) -> None:
+        """Everything live fails with Draining: what the reader has by then is where it goes on elsewhere."""
+        for request_id, live in self._live.items():
+            if live.ended:
+                continue
+            if live.admitting is None:
+                self._service.engine.cancel(self, request_id)
+            else:
+                live.admitting.cancel()
+            self._tell(request_id, live, Failed(Draining("this replica leaves and hands back its work")))
+        self.wake()
 
     def _grant(self, request_id: int, credits: int) -> None:
         if credits < 1:

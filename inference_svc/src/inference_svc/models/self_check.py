@@ -53,7 +53,7 @@ def refuse_what_cannot_be_packed(model: PreTrainedModel, max_context_tokens: int
         )
     if getattr(model, "_is_stateful", False):
         raise ModelLoadError(f"{name} keeps a recurrent state, which packed steps do not carry.")
-    longest = int(getattr(config, "max_position_embeddings", None) or max_context_tokens)
+    longest: int = getattr(config, "max_position_embeddings", None) or max_context_tokens
     if max_context_tokens > longest:
         raise ModelLoadError(f"max_context_tokens {max_context_tokens} is over the {longest} positions of {name}.")
     _refuse_length_dependent_positions(config, name, max_context_tokens)
@@ -64,7 +64,7 @@ def _refuse_length_dependent_positions(config: Any, name: str, max_context_token
     rope = getattr(config, "rope_parameters", None) or {}
     for part in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
         kind = part.get("rope_type")
-        usual: int = part.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", 0)
+        usual: int = part.get("original_max_position_embeddings") or config.max_position_embeddings
         if kind in _LENGTH_DEPENDENT_ROPE and max_context_tokens > usual:
             raise ModelLoadError(
                 f"{name} scales its positions ({kind}) by the longest sequence beyond {usual} tokens, which would make "

@@ -1,0 +1,53 @@
+"""On the CPU a request's numbers are the same bits in any batch, any chunking, after being put off, and resumed."""
+
+import random
+
+import pytest
+import torch
+from inference_svc.models.generation_runner import PackedGenerationRunner
+from inference_svc.requests import Generation, OutputDetail, Sampling
+from support.driving import Driver, generation
+from support.generation_models import build_model
+
+_PROMPT_LENGTHS = (1, 3, 20, 63, 64, 65, 100, 127, 128, 200, 260, 500)
+_DETAIL = OutputDetail(logprobs=True, top_logprob_count=3)
+
+
+def _asked() -> dict[str, Generation]:
+    whims = random.Random(5)
+    return {
+        f"r{index}": generation(
+            [whims.randrange(4, 500) for _ in range(length)],
+            12,
+            sampling=Sampling(temperature=whims.choice([0.0, 1.0]), top_p=whims.choice([0.9, 1.0]), seed=index),
+            detail=_DETAIL,
+        )
+        for index, length in enumerate(_PROMPT_LENGTHS)
+    }
+
+
+def _numbers(driver: Driver, asked: dict[str, Generation]) -> dict[str, list[tuple[int, float, object]]]:
+    """Token, logprob and likeliest tokens of every output: equal floats are equal bits."""
+    found = driver.run(asked)
+    return {name: [(each.token_id, each.logprob, each.top) for each in one.told] for name, one in found.items()}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_numbers_do_not_depend_on_company(architecture: str, dtype: torch.dtype) -> None:
+    torch.set_num_threads(1)
+    model = build_model(architecture, dtype)
+    runner = PackedGenerationRunner(model, slot_count=10, max_context_tokens=600, dtype=dtype)
+    assert runner.batch_invariant
+    alone = _numbers(Driver(runner, at_once=1), _asked())
+    assert _numbers(Driver(runner), _asked()) == alone
+    assert _numbers(Driver(runner, chunk=50), _asked()) == alone
+    whims = Driver(runner, chunk=90, whims=random.Random(2))
+    assert _numbers(whims, _asked()) == alone
+    assert whims.put_off_count > 0
+
+
+def test_experts_make_no_promise_of_equal_bits() -> None:
+    torch.set_num_threads(1)
+    runner = PackedGenerationRunner(build_model("mixtral"), slot_count=2, max_context_tokens=64)
+    assert not runner.batch_invariant

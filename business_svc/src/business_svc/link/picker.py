@@ -62,12 +62,15 @@ class _Refusal:
 
 
 class Picker:
-    """Laws: chooses only a replica that is open, not full, not avoided; an ejected or refusing one only when no other
-    is left (refusing: never); among equal hops and caches the shortest wait wins, within a tolerance the fewest live
-    sequences; a longer hop or a lost cache must be paid back by a shorter wait."""
+    """Laws: chooses only a replica that is open, not full, not avoided, and did not just refuse; an ejected one only
+    when no other is left, one much slower than the others one time in ten. Among equal hops and caches the shortest
+    wait wins, within a tolerance the fewest live sequences; a longer hop or a lost cache must be paid back by a shorter
+    wait."""
 
     # Waits closer than this are the same: loads are as old as the last frame.
     _SAME = 0.0005
+    # Steps this many times longer than the others' make a replica an outlier.
+    _SLOW = 5
 
     def __init__(self, outliers: OutlierSettings | None = None, *, longest_refusal: float = 0.25) -> None:
         self._outliers = Outliers(outliers or OutlierSettings())
@@ -94,7 +97,8 @@ class Picker:
         willing = [one for one in opened if not one.full and not self._refuses(model, one, now)]
         if not willing:
             return Overloaded(self._retry_after(model, opened, now))
-        trusted = [one for one in willing if chance < self._outliers.share(one.address, now)] or willing
+        usual = _usual_step(willing)
+        trusted = [one for one in willing if chance < self._share(one, usual, now)] or willing
         chosen = self._best(trusted, prefixes)
         self._prefixes.went_to(prefixes, chosen.address)
         return Chosen(chosen.address)
@@ -114,6 +118,12 @@ class Picker:
         ties = [one for one in same if one.live == fewest]
         self._turn += 1
         return ties[self._turn % len(ties)]
+
+    def _share(self, one: Standing, usual_step: float, now: float) -> float:
+        """Of the requests that would go there. A slow one keeps a tenth, by which it shows that it is quick again."""
+        share = self._outliers.share(one.address, now)
+        slow = one.step_duration > self._SLOW * usual_step > 0
+        return min(share, 0.1) if slow else share
 
     # --- what is learnt ---
 
@@ -156,3 +166,9 @@ class Picker:
             refusal = self._refusals.get((one.address, model))
             waits.append(max(one.wait, refusal.until - now if refusal else 0.0))
         return max(0.05, min(waits))
+
+
+def _usual_step(standings: Sequence[Standing]) -> float:
+    """The median, of those that have made steps; 0 where fewer than three have, and nobody can be called slow."""
+    steps = sorted(one.step_duration for one in standings if one.step_duration > 0)
+    return steps[len(steps) // 2] if len(steps) >= 3 else 0.0

@@ -64,6 +64,7 @@ class Session:
         self._live: dict[int, Exchange] = {}
         self._last_id = 0
         self._over: str | None = None
+        self._left = False
         self._silence = Silence(settings.heartbeat_timeout / 20, settings.heartbeat_timeout)
 
     @classmethod
@@ -188,7 +189,7 @@ class Session:
             asyncio.create_task(self._write(), name="session writer"),
             asyncio.create_task(self._watch(), name="session watch"),
         ]
-        why = "closed from this side"
+        why = None
         try:
             done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             why = _reason(done.pop())
@@ -236,8 +237,10 @@ class Session:
             if self._silence.waited(loop.time() - before):
                 raise SessionEnded(f"the replica was silent for {self._settings.heartbeat_timeout:g} s")
 
-    def _end(self, why: str) -> None:
-        self._over = why
+    def _end(self, why: str | None) -> None:
+        """`why` is None where this side leaves."""
+        self._left = why is None or self.state is ReplicaState.DRAINING
+        self._over = why or "closed from this side"
         live, self._live = self._live, {}
         for exchange in live.values():
             exchange.release()
@@ -245,7 +248,7 @@ class Session:
         self.unseen.clear()
 
     def _lost(self) -> SeamError:
-        if self.state is ReplicaState.DRAINING:  # it said that it would go: no death
+        if self._left:  # in order: no death that a request could be blamed for
             return SeamError(Reason.DRAINING, f"the replica left: {self._over}", retry_after=0.1)
         return SeamError(Reason.REPLICA_LOST, f"the replica was lost: {self._over}", retry_after=0.1)
 

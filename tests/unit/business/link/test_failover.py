@@ -206,6 +206,17 @@ async def test_replicas_join_and_leave_while_answers_run() -> None:
         assert second.submitted
 
 
+async def test_replicas_that_leave_the_pool_in_turn_do_not_make_a_request_poison() -> None:
+    replicas = [ScriptedReplica(name) for name in "abcd"]
+    async with pool_of(*replicas) as pool, aclosing(pool.generate(asked("rolling", 60), Context())) as events:
+        seen = [await anext(events)]
+        for replica in replicas[:-1]:
+            seen += [await anext(events) for _ in range(10)]
+            pool.remove(replica.name)
+        seen += [event async for event in events]
+    check_whole(seen, "rolling", 60)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     faults=st.lists(

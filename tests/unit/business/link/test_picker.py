@@ -128,3 +128,12 @@ def test_a_replica_that_refused_is_left_alone_until_its_queue_is_shorter_or_its_
     assert picker.choose("chat", [replace(full, waiting=9)], 0.1) == Chosen("only")
     picker.refused("chat", full, 0.2, retry_after=1.0)
     assert picker.choose("chat", [full], 0.5) == Chosen("only")
+
+
+def test_a_replica_much_slower_than_the_others_keeps_a_tenth_by_which_to_show_that_it_is_quick_again() -> None:
+    picker = Picker()
+    quick = [Standing(name, running=8, step_duration=0.01) for name in "ab"]
+    slow = Standing("slow", step_duration=0.5)
+    chosen = [picker.choose("chat", [*quick, slow], 0.0, chance=one / 100) for one in range(100)]
+    assert chosen.count(Chosen("slow")) == 10
+    assert picker.choose("chat", [quick[0], slow], 0.0, chance=0.9) == Chosen("slow")  # of two, which is the slow one?

@@ -81,7 +81,7 @@ async def test_scores_name_their_labels_in_the_order_of_the_inputs(world: World)
     request = ScoreRequest("score", (ScoreInput("good"), ScoreInput("query", "document"), ScoreInput("good")))
     got = await world.pool.score(request, NO_CONTEXT)
     assert [label.label for label in got.scores[0].labels] == ["no", "yes"]
-    assert sum(label.score for label in got.scores[1].labels) == pytest.approx(1.0, abs=1e-5)
+    assert got.scores[1] != got.scores[0]
     assert got.scores[0] == got.scores[2]
 
 

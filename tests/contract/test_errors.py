@@ -22,7 +22,7 @@ from support.echo import NAN, POISON
 CHAT = asked("hello", 8)
 BAD_GENERATIONS: list[tuple[GenerateRequest, Reason, str]] = [
     (replace(CHAT, model="nobody"), Reason.MODEL_NOT_FOUND, "model"),
-    (replace(CHAT, model="embed"), Reason.TASK_NOT_SUPPORTED, "model"),
+    (replace(CHAT, model="embed"), Reason.TASK_NOT_SUPPORTED, "work"),
     (replace(CHAT, messages=()), Reason.TEXT_EMPTY, "messages"),
     (replace(CHAT, messages=(Message("user", "z" * 600),)), Reason.INPUT_TOO_LONG, "prompt"),
     (replace(CHAT, messages=(Message("user", "z" * 70_000),)), Reason.INPUT_TOO_LONG, "prompt"),

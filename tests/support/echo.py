@@ -319,5 +319,6 @@ def echo_model(
         vocabulary_size=EchoTokenizer.vocabulary_size,
         dimension_count=runner.width if isinstance(runner, EchoEncoder) and task is Task.EMBED else 0,
         labels=tuple(labels) if task is Task.SCORE else (),
+        unavailable_features=("work.format",) if task is Task.GENERATE else (),
     )
     return LoadedModel(info=info, tokenizer=EchoTokenizer(), runner=runner, step_token_budget=step_token_budget)

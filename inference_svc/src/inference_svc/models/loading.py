@@ -125,6 +125,7 @@ def _info(
         dtype=placement.dtype_name,
         vocabulary_size=int(config.get_text_config().vocab_size),
         notice=default_notice(embedded),
+        unavailable_features=("work.format",) if spec.task is Task.GENERATE else (),
         **of_task,
     )
 

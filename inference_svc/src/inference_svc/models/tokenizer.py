@@ -4,7 +4,9 @@ Works on the fast tokenizer underneath transformers' wrapper: the wrapper sets t
 call, which threads would see of each other. Here both are switched off once and nothing is changed afterwards.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -36,6 +38,9 @@ class FastTokenizer:
         self._has_type_ids = has_type_ids
         self._prompts = {"": "", **prompts}
         self._anchor = self._anchor_ids()
+        self._special_texts = _any_of(
+            token.content for token in self._fast.get_added_tokens_decoder().values() if token.special
+        )
 
     @property
     def vocabulary_size(self) -> int:
@@ -50,17 +55,21 @@ class FastTokenizer:
         return self._wrapper.chat_template is not None
 
     def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
-        """The template writes the special tokens that it wants, so none are added around it."""
+        """The template writes the special tokens that it wants, so none are added around it. Those that a message
+        itself spells out are read as plain characters: who writes a message cannot end it and begin another's."""
         if not self.has_chat_template:
             raise InvalidField.of_field("prompt.chat", "the model has no chat template; send a text prompt")
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+        spelled = _SpelledOut(self._special_texts)
+        turns = [{"role": spelled.hide(turn.role), "content": spelled.hide(turn.content)} for turn in messages]
         try:
             text = self._wrapper.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
         except (TemplateError, ValueError, TypeError, LookupError) as refused:
             raise InvalidField.of_field(
                 "prompt.chat.messages", f"the model's chat template refuses them: {refused}"
             ) from refused
-        return list(self._fast.encode(text, add_special_tokens=False).ids)
+        return [
+            token for part in spelled.parts(text) for token in self._fast.encode(part, add_special_tokens=False).ids
+        ]
 
     def encode_text(self, text: str) -> list[int]:
         return list(self._fast.encode(text).ids)
@@ -100,3 +109,36 @@ class FastTokenizer:
 
     def _told(self, encoding: Any) -> tuple[list[int], list[int] | None]:
         return list(encoding.ids), list(encoding.type_ids) if self._has_type_ids else None
+
+
+class _SpelledOut:
+    """Special tokens spelled out in the messages of one conversation, kept aside while a template is rendered."""
+
+    def __init__(self, special_texts: re.Pattern[str]) -> None:
+        self._special_texts = special_texts
+        self._found: list[str] = []
+        self._nonce = secrets.token_hex(8)  # nobody can write the stand-in's name into a message
+
+    def hide(self, text: str) -> str:
+        return self._special_texts.sub(self._stand_in, text)
+
+    def parts(self, text: str) -> Iterator[str]:
+        """What to encode piece by piece; what was hidden comes back in single characters, which spell no token."""
+        if not self._found:
+            yield text
+            return
+        for place, part in enumerate(re.split(rf"<{self._nonce}-(\d+)>", text)):
+            if place % 2:
+                yield from self._found[int(part)]
+            elif part:
+                yield part
+
+    def _stand_in(self, match: re.Match[str]) -> str:
+        self._found.append(match.group())
+        return f"<{self._nonce}-{len(self._found) - 1}>"
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """Longest first; with no texts, a pattern that matches nothing."""
+    ordered = sorted((text for text in texts if len(text) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")

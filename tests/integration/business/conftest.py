@@ -15,7 +15,7 @@ HEADERS = {"authorization": f"Bearer {KEY}"}
 
 
 @pytest.fixture
-def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings() -> Settings:
     return read_settings(
         api_keys=f"acme:{KEY}",
         grpc_listen="127.0.0.1:0",

@@ -45,8 +45,8 @@ async def telling(call: Call) -> AsyncIterator[None]:
     """Ends the call with the status of what was raised inside; the status's details ride in trailing metadata."""
     try:
         yield
-    except grpc.aio.AbortError:
-        raise
+    except grpc.aio.BaseError:
+        raise  # a peer that is gone, or an abort: grpc.aio ends the call
     except Exception as error:  # this call's own failure
         status = status_of(error)
         await call.abort(_CODES[status.code], status.message, ((_DETAILS_KEY, status.SerializeToString()),))

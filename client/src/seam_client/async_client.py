@@ -148,10 +148,17 @@ class AsyncSeam:
         timeout: float | None = reaching.DEFAULT_TIMEOUT,
         tls: Tls | bool = False,
         plaintext: bool = False,
-        max_message_bytes: int = reaching.DEFAULT_MAX_MESSAGE_BYTES,
+        max_request_bytes: int = reaching.DEFAULT_MAX_REQUEST_BYTES,
+        max_response_bytes: int = reaching.DEFAULT_MAX_RESPONSE_BYTES,
     ) -> None:
         self._connection = reaching.connection(
-            target, api_key=api_key, timeout=timeout, tls=tls, plaintext=plaintext, max_message_bytes=max_message_bytes
+            target,
+            api_key=api_key,
+            timeout=timeout,
+            tls=tls,
+            plaintext=plaintext,
+            max_request_bytes=max_request_bytes,
+            max_response_bytes=max_response_bytes,
         )
         self._stubs: _Stubs | None = None
         self._closed = False
@@ -165,7 +172,7 @@ class AsyncSeam:
         """Begins an answer; no await. Only InvalidRequest for what cannot be sent is raised here, the rest comes while
         reading."""
         request = requests.chat_request(messages, settings)
-        requests.check_size(request, self._connection.max_message_bytes)
+        requests.check_size(request, self._connection.max_request_bytes)
         seconds = self._connection.seconds(timeout)
         call = self._reached().chat.Chat(request, timeout=seconds, metadata=self._connection.metadata)
         return AsyncChatStream(call, self._connection.shown)
@@ -244,7 +251,7 @@ class AsyncSeam:
     async def _ask(
         self, method: "grpc.aio.UnaryUnaryMultiCallable[Asked, Answered]", request: Asked, timeout: float | None
     ) -> Answered:
-        requests.check_size(request, self._connection.max_message_bytes)
+        requests.check_size(request, self._connection.max_request_bytes)
         seconds = self._connection.seconds(timeout)
         call = method(request, timeout=seconds, metadata=self._connection.metadata)
         try:

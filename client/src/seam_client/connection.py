@@ -11,7 +11,9 @@ import grpc
 DEFAULT_TARGET = "localhost:50051"
 DEFAULT_TIMEOUT = 60.0
 """Seconds a call may take, the whole answer included."""
-DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+DEFAULT_MAX_REQUEST_BYTES = 4 * 1024 * 1024
+"""As the server's own default."""
+DEFAULT_MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 
 # Three tries in all, and only of what cannot have been answered in part: gRPC itself never retries a call whose first
 # message has arrived. It waits as the trailer grpc-retry-pushback-ms says, where the server sends one. The throttle
@@ -66,7 +68,7 @@ class Connection:
     credentials: grpc.ChannelCredentials | None
     metadata: tuple[tuple[str, str], ...]
     timeout: float | None
-    max_message_bytes: int
+    max_request_bytes: int
 
     def __repr__(self) -> str:
         # The metadata holds the API key.
@@ -89,7 +91,8 @@ def connection(
     timeout: float | None = DEFAULT_TIMEOUT,
     tls: Tls | bool = False,
     plaintext: bool = False,
-    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+    max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES,
+    max_response_bytes: int = DEFAULT_MAX_RESPONSE_BYTES,
     user_agent: str = "seam-client",
 ) -> Connection:
     """Raises ValueError for what cannot be meant, OSError for a certificate that cannot be read.
@@ -105,11 +108,11 @@ def connection(
     options: dict[str, str | int] = {
         "grpc.primary_user_agent": user_agent,
         "grpc.service_config": json.dumps(_SERVICE_CONFIG),
-        "grpc.max_receive_message_length": max_message_bytes,
+        "grpc.max_receive_message_length": max_response_bytes,
         # The size is checked before the call, with an error that says what to do.
         "grpc.max_send_message_length": -1,
         # A dead server is noticed by pings while an answer is awaited, and never on an idle connection, for which
-        # servers punish. Seam's business server allows a ping every 20 s.
+        # servers punish. Seam's business server allows a ping every 5 s.
         "grpc.keepalive_time_ms": _KEEPALIVE_MS,
         "grpc.keepalive_timeout_ms": _KEEPALIVE_ANSWER_MS,
         "grpc.keepalive_permit_without_calls": 0,
@@ -131,7 +134,7 @@ def connection(
         credentials=_credentials(given) if encrypted else None,
         metadata=(("authorization", f"Bearer {_checked_key(api_key)}"),) if api_key else (),
         timeout=None if timeout is None else checked_timeout(timeout),
-        max_message_bytes=max_message_bytes,
+        max_request_bytes=max_request_bytes,
     )
 
 

@@ -142,10 +142,17 @@ class Seam:
         timeout: float | None = reaching.DEFAULT_TIMEOUT,
         tls: Tls | bool = False,
         plaintext: bool = False,
-        max_message_bytes: int = reaching.DEFAULT_MAX_MESSAGE_BYTES,
+        max_request_bytes: int = reaching.DEFAULT_MAX_REQUEST_BYTES,
+        max_response_bytes: int = reaching.DEFAULT_MAX_RESPONSE_BYTES,
     ) -> None:
         self._connection = reaching.connection(
-            target, api_key=api_key, timeout=timeout, tls=tls, plaintext=plaintext, max_message_bytes=max_message_bytes
+            target,
+            api_key=api_key,
+            timeout=timeout,
+            tls=tls,
+            plaintext=plaintext,
+            max_request_bytes=max_request_bytes,
+            max_response_bytes=max_response_bytes,
         )
         self._channel = _channel(self._connection)
         self._chat = chat_service_pb2_grpc.ChatServiceStub(self._channel)
@@ -160,7 +167,7 @@ class Seam:
     def chat(self, messages: Messages, *, timeout: float | None = None, **settings: Unpack[ChatSettings]) -> ChatStream:
         """Begins an answer. Only what cannot be sent is raised here, as InvalidRequest; the rest while reading."""
         request = requests.chat_request(messages, settings)
-        requests.check_size(request, self._connection.max_message_bytes)
+        requests.check_size(request, self._connection.max_request_bytes)
         seconds = self._connection.seconds(timeout)
         call = self._chat.Chat(request, timeout=seconds, metadata=self._connection.metadata)
         return ChatStream(call, self._connection.shown)
@@ -228,7 +235,7 @@ class Seam:
     def _ask(
         self, method: "grpc.UnaryUnaryMultiCallable[Asked, Answered]", request: Asked, timeout: float | None
     ) -> Answered:
-        requests.check_size(request, self._connection.max_message_bytes)
+        requests.check_size(request, self._connection.max_request_bytes)
         seconds = self._connection.seconds(timeout)
         try:
             return method(request, timeout=seconds, metadata=self._connection.metadata)

@@ -256,7 +256,7 @@ def test_a_key_that_is_missing_or_unknown_is_not_authenticated(
 
 
 def test_a_request_over_the_limit_is_not_sent(connect: Connect, business: FakeBusiness) -> None:
-    seam = connect(business.target, max_message_bytes=1000)
+    seam = connect(business.target, max_request_bytes=1000)
     for ask in (lambda: seam.embed(["x" * 1000]), lambda: seam.chat("x" * 1000)):
         with pytest.raises(InvalidRequest) as raised:
             ask()

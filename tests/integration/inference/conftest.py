@@ -48,7 +48,7 @@ async def running(*, load=None, slots=8, ready=True, options=(), listen="127.0.0
             yield Running(server, channel, gate, runner)
         gate.open()
     assert runner.misuse == []
-    assert not runner.open_slots
+    assert server.engine.dead or not runner.open_slots
 
 
 @pytest.fixture

@@ -22,10 +22,7 @@ def asked(text="hello", tokens=8, **fields):
 async def refused(call):
     """The status of a call that fails, with its details."""
     with pytest.raises(grpc.aio.AioRpcError) as failed:
-        if hasattr(call, "read"):
-            await rest(call)
-        else:
-            await call
+        await (rest(call) if hasattr(call, "read") else call)
     status = await rpc_status.aio.from_call(call)
     details = {}
     for packed in status.details if status else ():

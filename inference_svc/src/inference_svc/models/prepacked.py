@@ -60,8 +60,10 @@ def own_weights(model: PreTrainedModel) -> None:
 def prepack_linears(model: PreTrainedModel) -> int:
     """Replace the linear layers of a model on the CPU; gives how many were."""
     count = 0
-    for parent, name, weight, bias in list(_linears(model)):
-        packed = _pack(weight, bias)
+    for parent, name, child in list(_linears(model)):
+        # GPT-2's layer is the same with its weight the other way round.
+        weight = child.weight.t().contiguous() if isinstance(child, Conv1D) else child.weight
+        packed = _pack(weight, child.bias)
         if packed is not None:
             setattr(parent, name, packed)
             count += 1
@@ -85,13 +87,11 @@ def _pack(weight: torch.Tensor, bias: torch.Tensor | None) -> PrepackedLinear | 
         return None
 
 
-def _linears(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str, torch.Tensor, torch.Tensor | None]]:
+def _linears(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
     for parent in model.modules():
         for name, child in parent.named_children():
-            if type(child) is nn.Linear:
-                yield parent, name, child.weight, child.bias
-            elif type(child) is Conv1D:  # GPT-2's: the same with its weight the other way round
-                yield parent, name, child.weight.t().contiguous(), child.bias
+            if type(child) is nn.Linear or type(child) is Conv1D:
+                yield parent, name, child
 
 
 def _noise(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:

@@ -64,8 +64,10 @@ def _refuse_length_dependent_positions(config: Any, name: str, max_context_token
     rope = getattr(config, "rope_parameters", None) or {}
     for part in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
         kind = part.get("rope_type")
-        usual: int = part.get("original_max_position_embeddings") or config.max_position_embeddings
-        if kind in _LENGTH_DEPENDENT_ROPE and max_context_tokens > usual:
+        if kind not in _LENGTH_DEPENDENT_ROPE:
+            continue
+        usual = int(part.get("original_max_position_embeddings") or config.max_position_embeddings)
+        if max_context_tokens > usual:
             raise ModelLoadError(
                 f"{name} scales its positions ({kind}) by the longest sequence beyond {usual} tokens, which would make "
                 f"an answer depend on its neighbours: set max_context_tokens to {usual} or less."

@@ -10,7 +10,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp
 
 from business_svc.domain.access import KeyRing
 from business_svc.domain.inference import GenerateRequest
@@ -97,7 +96,7 @@ class Routes:
         return JSONResponse({"status": "not ready"}, 503)
 
 
-def build_app(routes: Routes, keys: KeyRing, max_body_bytes: int, version: str) -> ASGIApp:
+def build_app(routes: Routes, keys: KeyRing, max_body_bytes: int, version: str) -> Door:
     app = FastAPI(
         title="Seam",
         version=version,

@@ -1,15 +1,16 @@
 """A connection that the client may close at any moment, or stop reading."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from business_svc.edge_http.door import HANGING_UP
 from business_svc.edge_http.errors_http import error_body, error_response
 from business_svc.edge_http.json_text import compact
 from business_svc.errors import Reason, SeamError
@@ -17,24 +18,36 @@ from business_svc.errors import Reason, SeamError
 Answer = TypeVar("Answer")
 
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, Answer]) -> Answer:
-    """Does the work; cancels it when the client closes the connection, and raises CANCELLED then."""
+class ClientGone(SeamError):
+    """Nobody is left to be told."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.CANCELLED, "the client closed the connection")
+
+
+async def while_connected(scope: Scope, receive: Receive, work: Coroutine[Any, Any, Answer]) -> Answer:
+    """Does the work; cancels it when the client closes the connection (raises ClientGone) or when the server hangs up
+    (raises DRAINING)."""
+    hanging_up: asyncio.Event = scope[HANGING_UP]
     doing = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_gone(receive))
+    stopping = asyncio.ensure_future(hanging_up.wait())
     try:
-        await asyncio.wait((doing, leaving), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((doing, leaving, stopping), return_when=asyncio.FIRST_COMPLETED)
         if doing.done():
             return doing.result()
-        raise SeamError(Reason.CANCELLED, "the client closed the connection")
+        if stopping.done():
+            raise SeamError(Reason.DRAINING, "the server stops; the answer was not finished")
+        raise ClientGone
     finally:
-        for task in (doing, leaving):
+        for task in (doing, leaving, stopping):
             task.cancel()
-        await asyncio.gather(doing, leaving, return_exceptions=True)
+        await asyncio.gather(doing, leaving, stopping, return_exceptions=True)
 
 
 async def answer_of(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
     """As while_connected, for a request that FastAPI has read."""
-    return await while_connected(request.receive, work)
+    return await while_connected(request.scope, request.receive, work)
 
 
 async def _gone(receive: Receive) -> None:
@@ -58,32 +71,33 @@ class EventStream(Response):
         self._pieces = pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = asyncio.Event()
         try:
-            await while_connected(receive, self._write(scope, receive, send))
+            await while_connected(scope, receive, self._write(send, begun))
+        except ClientGone:
+            return
         except SeamError as error:
-            if error.reason is not Reason.CANCELLED:
-                raise
-
-    async def _write(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._pieces) as pieces:
-            try:
-                first = await anext(pieces)
-            except SeamError as error:
+            if not begun.is_set():
                 await error_response(error)(scope, receive, send)
                 return
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await _send_event(send, first)
+            await _send_event(send, compact(error_body(error)))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _write(self, send: Send, begun: asyncio.Event) -> None:
+        async with aclosing(self._pieces) as pieces:
             try:
                 async for piece in pieces:
+                    if not begun.is_set():
+                        begun.set()
+                        head = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+                        await send(head)
                     await _send_event(send, piece)
                 await _send_event(send, "[DONE]")
-            except SeamError as error:
-                await _send_event(send, compact(error_body(error)))
-            except Exception:
-                structlog.get_logger("business_svc").exception("a stream failed by a fault of the server")
-                fault = SeamError(Reason.INTERNAL_FAULT, "a fault of the server; its log has more")
-                await _send_event(send, compact(error_body(fault)))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            except SeamError:
+                raise
+            except Exception as fault:
+                logging.getLogger(__name__).exception("a stream failed by a fault of the server")
+                raise SeamError(Reason.INTERNAL_FAULT, "a fault of the server; its log has more") from fault
 
 
 async def _send_event(send: Send, text: str) -> None:

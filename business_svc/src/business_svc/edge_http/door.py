@@ -1,7 +1,7 @@
 """What every request passes before anything reads it: the key, and the limit of its size."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -15,16 +15,28 @@ from business_svc.usecases.calling import Call
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 TIMEOUT_HEADER = "x-request-timeout"
 CALL = "seam.call"
+HANGING_UP = "seam.hanging_up"
 BODY_SECONDS = 30.0  # a body that has not arrived by then is given up
 
 
 class Door:
-    """ASGI: lets a request with a known key and a body within the limit in; its Call lies in the scope."""
+    """ASGI: lets a request with a known key and a body within the limit in; its Call lies in the scope, and what
+    tells that the server hangs up."""
 
     def __init__(self, app: ASGIApp, keys: KeyRing, max_body_bytes: int) -> None:
         self._app = app
         self._keys = keys
         self._max_body_bytes = max_body_bytes
+        self._closed = False
+        self._hanging_up = asyncio.Event()
+
+    def close(self) -> None:
+        """New requests are refused with DRAINING."""
+        self._closed = True
+
+    def hang_up(self) -> None:
+        """Requests still inside end with DRAINING."""
+        self._hanging_up.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
@@ -33,13 +45,17 @@ class Door:
         try:
             headers = Headers(scope=scope)
             scope[CALL] = self._enter(headers)
+            scope[HANGING_UP] = self._hanging_up
             body = await self._body(headers, receive)
         except SeamError as error:
             await error_response(error)(scope, receive, send)
             return
+        scope["headers"] = _as_json(scope["headers"])
         await self._app(scope, _after(body, receive), send)
 
     def _enter(self, headers: Mapping[str, str]) -> Call:
+        if self._closed:
+            raise SeamError(Reason.DRAINING, "the server stops and takes nothing new")
         caller = self._keys.identify(presented_key(headers.get("authorization"), headers.get("x-api-key")))
         return Call(
             caller,
@@ -90,6 +106,12 @@ def _timeout(header: str | None) -> float | None:
     if not 0 <= seconds < float("inf"):
         raise bad_field(TIMEOUT_HEADER, f"must be a number of seconds, at least 0, was {header[:40]!r}")
     return seconds
+
+
+def _as_json(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Every body here is JSON, whatever the client's tool says of it (curl says that it is a form)."""
+    others = [(name, value) for name, value in headers if name != b"content-type"]
+    return [*others, (b"content-type", b"application/json")]
 
 
 def _after(body: bytes, receive: Receive) -> Receive:

@@ -25,7 +25,6 @@ _BAD_REQUEST = Told(400, "invalid_request_error")
 _TOO_LARGE = Told(413, "invalid_request_error")
 _NO_KEY = Told(401, "authentication_error")
 _NOT_FOUND = Told(404, "not_found_error")
-_CONFLICT = Told(409, "conflict_error")
 _OVERLOADED = Told(429, "rate_limit_error")
 _CLIENT_GONE = Told(499, "cancelled_error")
 _FAULT = Told(500, "server_error")
@@ -33,15 +32,17 @@ _NOT_DONE = Told(501, "not_implemented_error")
 _UNAVAILABLE = Told(503, "unavailable_error")
 _TIMEOUT = Told(504, "timeout_error")
 
+# Troubles of the session between this server and a replica (a malformed frame, an id used twice or never) are the
+# server's own to an HTTP caller, whatever their canonical code.
 TABLE: Mapping[Reason, Told] = {
     Reason.INVALID_FIELD: _BAD_REQUEST,
     Reason.TEXT_EMPTY: _BAD_REQUEST,
     Reason.INPUT_TOO_LONG: _BAD_REQUEST,
     Reason.TOO_MANY_TEXTS: _BAD_REQUEST,
     Reason.TASK_NOT_SUPPORTED: _BAD_REQUEST,
-    Reason.MALFORMED_FRAME: _BAD_REQUEST,
-    Reason.DUPLICATE_REQUEST: _CONFLICT,
-    Reason.UNKNOWN_REQUEST: _NOT_FOUND,
+    Reason.MALFORMED_FRAME: _FAULT,
+    Reason.DUPLICATE_REQUEST: _FAULT,
+    Reason.UNKNOWN_REQUEST: _FAULT,
     Reason.MODEL_NOT_FOUND: _NOT_FOUND,
     Reason.FEATURE_NOT_AVAILABLE: _NOT_DONE,
     Reason.PROTOCOL_REVISION: _FAULT,

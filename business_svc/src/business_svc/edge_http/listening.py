@@ -13,7 +13,8 @@ KEEP_ALIVE_SECONDS = 75
 
 
 class Listener(uvicorn.Server):
-    """`serve(sockets=[...])` runs until `drain`; `listening` is set when connections are taken."""
+    """`serve(sockets=[...])` runs until `drain`; `listening` is set when connections are taken, `closed` when none is
+    left."""
 
     def __init__(self, app: ASGIApp) -> None:
         config = uvicorn.Config(
@@ -29,6 +30,7 @@ class Listener(uvicorn.Server):
         )
         super().__init__(config)
         self.listening = asyncio.Event()
+        self.closed = asyncio.Event()
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -39,16 +41,23 @@ class Listener(uvicorn.Server):
         await super().startup(sockets)
         self.listening.set()
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().serve(sockets)
+        finally:
+            self.closed.set()
+
     def drain(self, grace: float) -> None:
-        """Takes nothing new; what runs has `grace` seconds. Ends `serve` a little later."""
+        """Takes nothing new; what runs has `grace` seconds and is cancelled then."""
         self.config.timeout_graceful_shutdown = grace  # type: ignore[assignment]
         self.should_exit = True
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """Bound, not yet listening. Raises OSError."""
+    """Bound, not yet listening. Raises OSError. asyncio turns Nagle's delay off only where the protocol is named; else
+    each small write behind another waits 40 ms for the reader's acknowledgement."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))

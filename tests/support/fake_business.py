@@ -32,6 +32,8 @@ from seam.business.v1 import (
 KEY = "key-of-the-fake"
 NOTICE = "untrained weights: the text is nonsense"
 
+MAX_TEXTS = 64
+
 CODES = {
     "INVALID_FIELD": grpc.StatusCode.INVALID_ARGUMENT,
     "TEXT_EMPTY": grpc.StatusCode.INVALID_ARGUMENT,
@@ -209,6 +211,8 @@ class Embedding(embedding_service_pb2_grpc.EmbeddingServiceServicer):
 
     async def Embed(self, request: embedding_service_pb2.EmbedRequest, context: Any) -> Any:
         await self._business.enter(request, context)
+        if len(request.texts) > MAX_TEXTS:
+            await fail(context, "TOO_MANY_TEXTS", f"texts: at most {MAX_TEXTS}, were {len(request.texts)}")
         for text in request.texts:
             await self._business.obey(text, context)
         return embedding_service_pb2.EmbedResponse(
@@ -270,7 +274,7 @@ class Operations(operations_service_pb2_grpc.OperationsServiceServicer):
             task=operations_service_pb2.TASK_EMBED,
             source="minilm",
             max_context_tokens=256,
-            max_texts=64,
+            max_texts=MAX_TEXTS,
             dimension_count=384,
         )
         if request.page_token:

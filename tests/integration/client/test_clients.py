@@ -73,7 +73,7 @@ def test_settings_key_and_deadline_reach_the_server(connect: Connect, business: 
     assert (asked.request.sampling.temperature, asked.request.stop.max_output_tokens) == (0.5, 3)
     assert asked.request.model == "m"
     assert asked.seconds_left is not None
-    assert 0 < asked.seconds_left <= 7
+    assert 0 < asked.seconds_left < 8  # gRPC rounds what is left
 
 
 def test_a_client_without_limit_sends_no_deadline(connect: Connect, business: FakeBusiness) -> None:

@@ -10,8 +10,9 @@ import typer
 from rich.live import Live
 from rich.text import Text as Shown
 
-from seam_client.asking import ChatSettings
-from seam_client.command import chatting, conversing, failing, reading, scripting, showing
+from seam_client.answers import Embeddings, Scores
+from seam_client.asking import ChatSettings, ScoreText
+from seam_client.command import chatting, conversing, failing, portioning, reading, scripting, showing
 from seam_client.command.asking import Asking, asks, takes_flags, tell
 from seam_client.command.pointing import Flags, UsageError
 from seam_client.errors import NotAuthenticated, SeamError
@@ -111,12 +112,18 @@ def embed(
     prompt_name: Annotated[str, typer.Option(metavar="NAME", help="A named prompt of the model.")] = "",
     truncate: Truncate = False,
 ) -> None:
-    """Vectors of texts. The table shows their first numbers, --json all of them."""
+    """Vectors of texts, in parts where they are too many for one request.
+
+    The table shows their first numbers, --json all of them.
+    """
     asked = reading.texts(texts or [], file)
-    with asking.waiting(f"embedding {len(asked)} texts"):
-        answer = asking.seam.embed(
-            asked, model=model, truncate=truncate, dimension_count=dimensions, prompt_name=prompt_name
+
+    def ask(part: list[str]) -> Embeddings:
+        return asking.seam.embed(
+            part, model=model, truncate=truncate, dimension_count=dimensions, prompt_name=prompt_name
         )
+
+    answer = portioning.one_embeddings(portioning.ask_in_parts(asking, ask, asked, model or "embed"))
     if asking.json:
         typer.echo(scripting.as_json(answer))
         return
@@ -135,13 +142,16 @@ def score(
     model: Model = "",
     truncate: Truncate = False,
 ) -> None:
-    """Labels of texts, or how well each --pair fits one text."""
+    """Labels of texts, or how well each --pair fits the text."""
     asked = reading.texts(texts or [], None)
     if pair and len(asked) != 1:
         raise UsageError(f"--pair wants one TEXT to compare with, there are {len(asked)}")
-    inputs = [(asked[0], other) for other in pair] if pair else asked
-    with asking.waiting(f"scoring {len(inputs)} texts"):
-        answer = asking.seam.score(inputs, model=model, truncate=truncate)
+    inputs: list[ScoreText] = [(asked[0], other) for other in pair] if pair else list(asked)
+
+    def ask(part: list[ScoreText]) -> Scores:
+        return asking.seam.score(part, model=model, truncate=truncate)
+
+    answer = portioning.one_scores(portioning.ask_in_parts(asking, ask, inputs, model or "score"))
     if asking.json:
         typer.echo(scripting.as_json(answer))
         return

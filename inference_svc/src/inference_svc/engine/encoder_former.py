@@ -91,7 +91,7 @@ class EncoderFormer:
         deadline = min((m for m in (context.deadline, context.first_token_deadline) if m is not None), default=None)
         if deadline is not None:
             heapq.heappush(self._deadlines, (deadline, key))
-        turn, latest = self._turn, self._latest_turn(deadline, now)
+        turn, latest = self._turn, self._latest_turn(encoding, deadline, now)
         for given in encoding.inputs:
             self._inputs += 1
             waiter = _Waiter(request, given)
@@ -191,10 +191,12 @@ class EncoderFormer:
     def waiting(self) -> Waiting:
         return self._waiting.snapshot()
 
-    def _latest_turn(self, deadline: float | None, now: float) -> float:
+    def _latest_turn(self, encoding: Encoding, deadline: float | None, now: float) -> float:
+        """When the request must begin to be through in time."""
         if deadline is None or not self._costs.seconds_per_prompt_token:
             return float("inf")
-        return self._turn + (deadline - now) / self._costs.seconds_per_prompt_token
+        tokens = sum(len(given.token_ids) for given in encoding.inputs)
+        return self._turn + (deadline - now) / self._costs.seconds_per_prompt_token - tokens
 
     def _take_out_of_line(self, given: EncodedInput, now: float) -> None:
         """Everyone who waits for the same."""

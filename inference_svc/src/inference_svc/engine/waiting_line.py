@@ -43,7 +43,7 @@ class _Tenant:
 
 @dataclass(slots=True, eq=False)
 class _Class(Generic[Waiter]):
-    heaps: dict[str, list[tuple[float, int, Entry[Waiter]]]] = field(default_factory=dict)
+    heaps: dict[str, list[tuple[float, int, int, Entry[Waiter]]]] = field(default_factory=dict)
     by_age: deque[tuple[int, Entry[Waiter]]] = field(default_factory=deque)
 
 
@@ -56,6 +56,7 @@ class WaitingLine(Generic[Waiter]):
         self._tenants: dict[str, _Tenant] = {}
         self._now = 0.0  # virtual time: the turn of whoever was served last
         self._dead = 0
+        self._filings = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -134,10 +135,11 @@ class WaitingLine(Generic[Waiter]):
 
     def _file(self, entry: Entry[Waiter]) -> None:
         place = self._classes[entry.wait_class]
+        self._filings += 1  # tells apart the same entry filed twice, of which at most one still counts
         if entry.wait_class == OVERDUE:
-            heapq.heappush(place.heaps.setdefault("", []), (0.0, entry.order, entry))
+            heapq.heappush(place.heaps.setdefault("", []), (0.0, entry.order, self._filings, entry))
         else:
-            heapq.heappush(place.heaps.setdefault(entry.tenant, []), (entry.rank, entry.order, entry))
+            heapq.heappush(place.heaps.setdefault(entry.tenant, []), (entry.rank, entry.order, self._filings, entry))
             place.by_age.append((entry.since, entry))
 
     def _is_filed(self, entry: Entry[Waiter], number: int) -> bool:
@@ -146,13 +148,13 @@ class WaitingLine(Generic[Waiter]):
     def _top(self, number: int, name: str) -> Entry[Waiter] | None:
         heaps = self._classes[number].heaps
         heap = heaps[name]
-        while heap and not self._is_filed(heap[0][2], number):
+        while heap and not self._is_filed(heap[0][-1], number):
             heapq.heappop(heap)
             self._dead -= 1
         if not heap:
             del heaps[name]
             return None
-        return heap[0][2]
+        return heap[0][-1]
 
     def _sweep(self) -> None:
         """File everyone anew, without the dead."""

@@ -1,9 +1,9 @@
 """The contract's services on grpc.aio: each method reads, asks the rooms behind, writes, and tells errors."""
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from seam.inference.v1 import inference_service_pb2 as service_pb
@@ -65,7 +65,8 @@ class InferenceServicer(service_grpc.InferenceServiceServicer):
         self._clock = clock
 
     async def Session(self, requests: AsyncIterator[session_pb.SessionRequest], call: Call) -> None:  # type: ignore[override]
-        async with telling(call), aclosing(self._sessions.session(aiter(requests))) as frames:
+        arriving = cast("AsyncGenerator[session_pb.SessionRequest, None]", aiter(requests))
+        async with telling(call), aclosing(arriving), aclosing(self._sessions.session(arriving)) as frames:
             async for frame in frames:
                 await call.write(frame)
 

@@ -108,7 +108,7 @@ class ScriptedSession:
         elif replica.refusal is not None:
             self.fail(submit.request_id, replica.refusal)
         else:
-            self.held[submit.request_id] = _held(submit)
+            self.held[submit.request_id] = _held(submit, own_seed=hash_of(replica.name))
 
     def fail(self, request_id: int, told: status_pb2.Status) -> None:
         self.events.append(session_pb2.Event(request_id=request_id, failed=told))
@@ -161,14 +161,15 @@ class ScriptedSession:
         del self.held[request_id]
 
 
-def _held(submit: session_pb2.Submit) -> Held:
+def _held(submit: session_pb2.Submit, own_seed: int) -> Held:
     held = Held(submit)
     if submit.HasField("initial_credits"):
         held.credits = submit.initial_credits
     if submit.HasField("generate"):
         work = submit.generate
         held.prompt = work.prompt.chat.messages[-1].content
-        held.seed = work.sampling.seed if work.sampling.temperature else 0
+        if work.sampling.temperature:
+            held.seed = work.sampling.seed if work.sampling.HasField("seed") else own_seed
         held.position = len(work.resume.output_token_ids)
         if work.stop.HasField("max_output_tokens"):
             held.most = work.stop.max_output_tokens

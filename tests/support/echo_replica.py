@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from inference_svc.engine.runner import Row, SampledToken
@@ -36,9 +36,9 @@ class PacedRunner(EchoRunner):
 
 
 async def main(listen: str, step_seconds: float) -> None:
-    def load(spec: ModelSpec, _: object) -> tuple[LoadedModel, Callable[[], None]]:
+    def load(spec: ModelSpec, _: object) -> LoadedModel:
         runner = PacedRunner(step_seconds) if spec.task is Task.GENERATE else None
-        return echo_model(spec.name, spec.task, runner=runner, step_token_budget=512), lambda: None
+        return echo_model(spec.name, spec.task, runner=runner, step_token_budget=512)
 
     leaving = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leaving.set)

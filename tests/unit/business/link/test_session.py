@@ -213,6 +213,21 @@ async def test_a_peer_that_overdraws_its_credits_loses_the_session() -> None:
         assert "granted" in await running
 
 
+async def test_a_peer_that_accepts_twice_or_answers_more_than_was_asked_loses_the_session() -> None:
+    vectors = session_pb2.Event(request_id=1)
+    for index in (0, 1, 1):
+        vectors.vectors.embeddings.add(index=index)
+    for broken in ([accepted(1), accepted(1)], [vectors], [tokens(1, 5)]):
+        async with session_with() as (session, peer, running):
+            exchange = session.open(EmbedRequest("embed", ("a", "b")), Context())
+            await until(lambda peer=peer: peer.submits == [1])
+            peer.say(*broken)
+            last = (await read_to_end(exchange))[-1]
+            assert isinstance(last, Failed)
+            assert last.error.reason is Reason.REPLICA_LOST
+            assert "broke the session's rules" in await running
+
+
 async def test_what_was_received_before_a_loss_is_read_before_it_is_told() -> None:
     async with session_with() as (session, peer, _):
         exchange = session.open(asked("p"), Context())

@@ -144,7 +144,9 @@ def test_a_conversation_remembers_its_turns_and_lives_through_failures_and_inter
     )
     assert code == 0
     assert seen.count(NOTICE) == 1
-    said = [[message.content for message in asked.request.messages] for asked in business.calls]
+    said = [
+        [message.content for message in asked.request.messages] for asked in business.calls if asked.method == "Chat"
+    ]
     assert said == [
         ["be brief", "first"],
         ["be brief", "first", "You said: first", "fail QUEUE_FULL"],
@@ -158,6 +160,12 @@ def test_a_conversation_remembers_its_turns_and_lives_through_failures_and_inter
 def test_an_interrupt_at_the_prompt_leaves_the_conversation(environment: dict[str, str]) -> None:
     code, _ = at_a_terminal(environment, ["chat"], [("> ", b"\x03")])
     assert code == 130
+
+
+def test_a_conversation_with_nobody_does_not_begin(environment: dict[str, str], tmp_path: Path) -> None:
+    code, seen = at_a_terminal(environment, ["chat", "-t", f"unix:{tmp_path}/nobody"], [])
+    assert code == 5
+    assert "> " not in seen.replace("-> ", "")
 
 
 def test_watching_goes_on_until_an_interrupt(environment: dict[str, str], business: FakeBusiness) -> None:

@@ -101,6 +101,11 @@ def test_a_failure_is_one_line_with_field_limit_and_what_to_do() -> None:
     assert "\n" not in line
 
 
+def test_a_failed_connection_is_told_by_its_two_ends() -> None:
+    error = Unavailable("UNAVAILABLE", "", "no answer from a server at h:1: failed: last: ipv4:1.2.3.4:1: refused")
+    assert failing.line(error).startswith("UNAVAILABLE: no answer from a server at h:1: refused -> ")
+
+
 @pytest.mark.parametrize(
     ("error", "hint"),
     [
@@ -135,13 +140,14 @@ def test_markup_in_a_text_is_shown_and_not_obeyed() -> None:
 def test_the_footer_says_where_the_time_went_and_the_pace_between_tokens() -> None:
     line = showing.footer(Usage(7, 11, 2), Timings(0.0005, 0.0203, 0.5, 0.53))
     assert line == (
-        "7 tokens in, 11 out (2 cached) · queue 500 µs · prefill 20.3 ms · decode 500 ms · total 530 ms · 20.0 tokens/s"
+        "7 tokens in (2 cached), 11 out · queue 500 µs · prefill 20.3 ms · decode 500 ms · total 530 ms · 20.0 tokens/s"
     )
-    assert "tokens/s" not in showing.footer(Usage(7, 1, 0), Timings(0, 0, 0, 0))
+    assert showing.footer(Usage(7, 0, 0), Timings(0.001, 0.02, 0, 0)) == "7 tokens in · queue 1 ms · prefill 20 ms"
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shown"), [(0, "0 µs"), (0.0123, "12.3 ms"), (0.9999, "1 s"), (1.234, "1.23 s"), (90, "1 min 30 s"), (7260, "2 h 1 min")]
+    ("seconds", "shown"),
+    [(0, "0 µs"), (0.0123, "12.3 ms"), (0.9999, "1 s"), (1.234, "1.23 s"), (90, "1 min 30 s"), (7260, "2 h 1 min")],
 )
 def test_durations_read_well(seconds: float, shown: str) -> None:
     assert showing.duration(seconds) == shown

@@ -10,9 +10,14 @@ _HELP = "/reset starts afresh, /system TEXT sets the system message, /exit or Ct
 
 
 def converse(asking: Asking, settings: ChatSettings) -> None:
-    """Reads turns from the terminal. An interrupt during an answer ends that answer, at the prompt the conversation."""
+    """Reads turns from the terminal. An interrupt during an answer ends that answer, at the prompt the conversation.
+
+    Raises SeamError when there is nobody to talk with.
+    """
+    with asking.waiting("asking who is there"):
+        asking.seam.models()
     _line_editing()
-    asking.note(f"chatting with {asking.target}; {_HELP}")
+    asking.note(f"chatting with {settings.get('model') or 'chat'} at {asking.target}; {_HELP}")
     turns: list[Message] = []
     noticed = False
     while (said := _ask_person()) is not None:
@@ -62,6 +67,9 @@ def _ask_person() -> str | None:
     except EOFError:
         print()
         return None
+    except KeyboardInterrupt:
+        print()
+        raise
 
 
 def _line_editing() -> None:

@@ -36,9 +36,17 @@ def exit_code(error: SeamError) -> int:
 
 def line(error: SeamError) -> str:
     """Reason, field, limit and what to do, with nothing in it that could break the line."""
-    said = " ".join(str(error).split())
+    said = " ".join(_in_brief(error).split())
     hint = _what_to_do(error)
     return f"{error.reason or error.code}: {said}" + (f" -> {hint}" if hint else "")
+
+
+def _in_brief(error: SeamError) -> str:
+    """gRPC tells a failed connection as a chain of causes: its two ends are what a person needs."""
+    if isinstance(error, Unavailable) and not error.reason:
+        head, _, causes = error.message.partition(": ")
+        return f"{head}: {causes.rpartition(': ')[2]}"
+    return str(error)
 
 
 def _what_to_do(error: SeamError) -> str:

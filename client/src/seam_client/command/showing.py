@@ -35,16 +35,19 @@ def harmless(text: str) -> str:
 
 
 def footer(usage: Usage, timings: Timings) -> str:
-    """Where the time went."""
-    told = [f"{usage.input_token_count} tokens in, {usage.output_token_count} out"]
+    """Where the time went; what there was none of is left out."""
+    told = [f"{usage.input_token_count:,} tokens in"]
     if usage.cached_token_count:
-        told[0] += f" ({usage.cached_token_count} cached)"
-    told += [
-        f"queue {duration(timings.queue_seconds)}",
-        f"prefill {duration(timings.prefill_seconds)}",
-        f"decode {duration(timings.decode_seconds)}",
-        f"total {duration(timings.total_seconds)}",
-    ]
+        told[0] += f" ({usage.cached_token_count:,} cached)"
+    if usage.output_token_count:
+        told[0] += f", {usage.output_token_count:,} out"
+    parts = (
+        ("queue", timings.queue_seconds),
+        ("prefill", timings.prefill_seconds),
+        ("decode", timings.decode_seconds),
+        ("total", timings.total_seconds),
+    )
+    told += [f"{name} {duration(seconds)}" for name, seconds in parts if seconds > 0]
     # Decode runs from the first token to the last: one token less than there are.
     if usage.output_token_count > 1 and timings.decode_seconds > 0:
         told.append(f"{(usage.output_token_count - 1) / timings.decode_seconds:.1f} tokens/s")
@@ -128,7 +131,8 @@ def status_view(status: Status, target: str) -> RenderableType:
 
 def print_plain(console: Console, text: str, style: str = "") -> None:
     """One piece of text without markup, colours of numbers, or line breaks of rich's making."""
-    console.print(Shown(harmless(text), style), soft_wrap=True, highlight=False)
+    # Scripts get one line; a terminal breaks it between words.
+    console.print(Shown(harmless(text), style), soft_wrap=not console.is_terminal, highlight=False)
 
 
 def _replica_rows(table: Table, replica: Replica) -> None:

@@ -1,12 +1,7 @@
 """The engine end to end: real thread, echo models, an outlet that remembers."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
-from inference_svc.engine.engine import Engine
-from inference_svc.engine.settings import EngineSettings
 from inference_svc.errors import (
     CacheTooSmall,
     Cancelled,
@@ -15,27 +10,10 @@ from inference_svc.errors import (
     ModelNotFound,
     TaskNotSupported,
 )
-from inference_svc.model import LoadedModel
 from inference_svc.requests import Context, Finished, FinishReason, OutputDetail, Task, Tokens, Vectors
 from support.echo import END, EchoEncoder, EchoRunner, Gate, echo_model
+from support.engines import running
 from support.outlets import RecordingOutlet, encoding, generation
-
-
-@contextmanager
-def running(*models: LoadedModel, settings: EngineSettings | None = None) -> Iterator[Engine]:
-    engine = Engine(models, settings=settings)
-    engine.start()
-    try:
-        yield engine
-    finally:
-        for model in models:
-            model.runner.gate.open()  # type: ignore[union-attr]
-        assert engine.stop()
-    for model in models:
-        if isinstance(model.runner, EchoRunner):
-            assert model.runner.misuse == []
-            assert model.runner.open_slots == frozenset()
-        assert model.runner.thread_names <= {"model"}  # type: ignore[union-attr]
 
 
 def test_a_generation_streams_its_tokens_and_then_its_end():

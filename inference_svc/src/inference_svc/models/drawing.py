@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
+from inference_svc.models.likeliest import likeliest
 from inference_svc.models.noise import exponential
 
 _FIRST_CANDIDATES = 64
-_MORE_CANDIDATES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,17 @@ class DrawSettings:
 
 @dataclass(frozen=True, slots=True)
 class Survivors:
-    """`token_ids` and `kept` are `(rows, candidates)`; a row is `settled` if no token beyond its candidates is left."""
+    """What is left among each row's likeliest tokens.
+
+    `token_ids` and `kept` are `(rows, candidates)`; a row is `settled` if no token beyond its candidates is left.
+    `least` is the smallest scaled logit that min-p and top-k leave, `total` the mass that they leave; `(rows, 1)`.
+    """
 
     token_ids: torch.Tensor
     kept: torch.Tensor
     settled: torch.Tensor
+    least: torch.Tensor
+    total: torch.Tensor
 
 
 def draw(logits: torch.Tensor, settings: DrawSettings) -> torch.Tensor:
@@ -56,49 +62,65 @@ def draw(logits: torch.Tensor, settings: DrawSettings) -> torch.Tensor:
 
 
 def _draw_any(probabilities: torch.Tensor, settings: DrawSettings) -> torch.Tensor:
+    return likeliest(_scores(probabilities, settings))[1]
+
+
+def _scores(probabilities: torch.Tensor, settings: DrawSettings) -> torch.Tensor:
     every = torch.arange(probabilities.shape[1], dtype=torch.int32, device=probabilities.device)[None]
-    return (probabilities / exponential(settings.keys, every)).argmax(-1)
+    return probabilities / exponential(settings.keys, every)
 
 
 def _draw_limited(scaled: torch.Tensor, probabilities: torch.Tensor, settings: DrawSettings) -> torch.Tensor:
     vocabulary = scaled.shape[1]
     count = min(vocabulary, max(_FIRST_CANDIDATES, int(settings.top_k.clamp(max=vocabulary).max()) + 1))
     left = survivors(scaled, probabilities, settings, count)
-    token_ids = _draw_of(left, probabilities, settings)
+    noise = exponential(settings.keys, left.token_ids.to(torch.int32))
+    scores = (probabilities.gather(1, left.token_ids) / noise).masked_fill_(~left.kept, -1.0)
+    token_ids = left.token_ids.gather(1, scores.argmax(-1, keepdim=True))[:, 0]
     rows = (~left.settled).nonzero()[:, 0]
-    while len(rows):
-        count = min(vocabulary, count * _MORE_CANDIDATES)
-        part = settings.of(rows)
-        left = survivors(scaled[rows], probabilities[rows], part, count)
-        token_ids[rows] = _draw_of(left, probabilities[rows], part)
-        rows = rows[~left.settled]
+    if len(rows):
+        token_ids[rows] = _draw_by_rejection(
+            scaled[rows], probabilities[rows], left.least[rows], left.total[rows], settings.of(rows)
+        )
     return token_ids
 
 
-def _draw_of(left: Survivors, probabilities: torch.Tensor, settings: DrawSettings) -> torch.Tensor:
-    noise = exponential(settings.keys, left.token_ids.to(torch.int32))
-    scores = (probabilities.gather(1, left.token_ids) / noise).masked_fill_(~left.kept, -1.0)
-    return left.token_ids.gather(1, scores.argmax(-1, keepdim=True))[:, 0]
-
-
 def survivors(scaled: torch.Tensor, probabilities: torch.Tensor, settings: DrawSettings, count: int) -> Survivors:
-    """What is left among the `count` likeliest tokens. `scaled` is zero at a row's likeliest token."""
+    """What is left among the `count` likeliest tokens, more than any top_k. `scaled` is zero at a row's likeliest."""
     vocabulary = scaled.shape[1]
     values, token_ids = scaled.topk(count)
-    mass = probabilities.gather(1, token_ids).double()
     least = settings.min_p.log()[:, None]
-    has_k = (settings.top_k > 0)[:, None]
     last_rank = (settings.top_k.clamp(1, count) - 1)[:, None]
-    least = torch.where(has_k, torch.maximum(least, values.gather(1, last_rank)), least)
-    kept = values >= least
-    running = (mass * kept).cumsum(1)
-    # Without min-p and top-k the whole mass is one, and its tail need not be seen.
-    total = torch.where(least == -torch.inf, torch.ones_like(running[:, -1:]), running[:, -1:])
-    in_p = (running - mass < settings.top_p[:, None] * total) | (settings.top_p >= 1)[:, None]
+    by_rank = torch.maximum(least, values.gather(1, last_rank))
+    least = torch.where((settings.top_k > 0)[:, None], by_rank, least)
+    total = (probabilities * (scaled >= least)).sum(-1, keepdim=True, dtype=torch.float64)
+    mass = probabilities.gather(1, token_ids).double()
+    before = mass.cumsum(1) - mass
+    in_p = (before < settings.top_p[:, None] * total) | (settings.top_p >= 1)[:, None]
     in_p[:, 0] = True
-    edge = torch.where(kept & in_p, values, torch.inf).amin(1, keepdim=True)
-    if count == vocabulary:
-        settled = torch.ones_like(has_k[:, 0])
-    else:
-        settled = values[:, -1] < torch.where(least == -torch.inf, edge, least)[:, 0]
-    return Survivors(token_ids, values >= edge, settled)
+    edge = values.masked_fill(~(in_p & (values >= least)), torch.inf).amin(1, keepdim=True)
+    settled = values[:, -1:] < edge if count < vocabulary else torch.ones_like(edge, dtype=torch.bool)
+    return Survivors(token_ids, values >= edge, settled[:, 0], least, total)
+
+
+def _draw_by_rejection(
+    scaled: torch.Tensor,
+    probabilities: torch.Tensor,
+    least: torch.Tensor,
+    total: torch.Tensor,
+    settings: DrawSettings,
+) -> torch.Tensor:
+    """The draw when many are left: take the best score of all; if top-p leaves it out, it leaves out whatever is no
+    likelier too, so take the best of the rest. Each round drops more than the mass it looked at in vain."""
+    scores = _scores(probabilities, settings).masked_fill_(scaled < least, -1.0)
+    token_ids = likeliest(scores)[1]
+    rows = torch.arange(len(scaled), device=scaled.device)
+    while True:
+        own = scaled[rows].gather(1, token_ids[rows, None])
+        likelier = scaled[rows] > own
+        before = (probabilities[rows] * likelier).sum(-1, dtype=torch.float64)
+        left_out = (before >= settings.top_p[rows] * total[rows, 0]) & (settings.top_p[rows] < 1) & likelier.any(-1)
+        if not left_out.any():
+            return token_ids
+        rows = rows[left_out]
+        token_ids[rows] = likeliest(scores[rows].masked_fill_(~likelier[left_out], -1.0))[1]

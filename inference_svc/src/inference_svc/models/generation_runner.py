@@ -63,7 +63,7 @@ class PackedGenerationRunner:
             self._batch_invariant = self._device.type == "cpu" and every_product_is_prepacked(model)
             self._attention.bind(model)
             self._check(expected)
-        self._sampler = Sampler(slot_count, expected.vocabulary_size, self._device)
+        self._sampler = Sampler(slot_count, self._device)
 
     def _check(self, expected: PlainLogits) -> None:
         dtype, name = self._model.dtype, type(self._model).__name__

@@ -5,8 +5,9 @@ not (CTRL, Keskar et al. 2019). Presence and frequency look at the answer alone:
 that occurred, the second once for each occurrence (as the OpenAI API defines them).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 
 from inference_svc.engine.runner import Row
@@ -17,58 +18,76 @@ def is_penalised(sampling: Sampling) -> bool:
     return sampling.repetition_penalty != 1.0 or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
 
 
-class Penalties:
-    """Token counts by slot, `(slots, vocabulary)`, made when the first request asks for a penalty."""
+class SeenTokens:
+    """The different tokens of one sequence, and how often each occurred in its answer."""
 
-    def __init__(self, slot_count: int, vocabulary_size: int, device: torch.device) -> None:
-        self._shape = (slot_count, vocabulary_size)
+    def __init__(self, generation: Generation) -> None:
+        sampling = generation.sampling
+        self.weights = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty)
+        self.uncounted_from = len(generation.prompt_ids) + len(generation.resumed_ids)  # position in the sequence
+        self._index: dict[int, int] = {}
+        self._token_ids = np.zeros(64, dtype=np.int64)
+        self._counts = np.zeros(64, dtype=np.float32)
+        self._note(generation.prompt_ids, 0)
+        self._note(generation.resumed_ids, 1)
+
+    @property
+    def token_ids(self) -> np.ndarray:
+        return self._token_ids[: len(self._index)]
+
+    @property
+    def counts(self) -> np.ndarray:
+        return self._counts[: len(self._index)]
+
+    def note_fed(self, row: Row) -> None:
+        end = row.start + len(row.token_ids)
+        if end > self.uncounted_from:
+            self._note(row.token_ids[max(0, self.uncounted_from - row.start) :], 1)
+            self.uncounted_from = end
+
+    def _note(self, token_ids: Iterable[int], count: int) -> None:
+        for token_id in token_ids:
+            index = self._index.setdefault(token_id, len(self._index))
+            if index == len(self._token_ids):
+                self._token_ids = np.concatenate([self._token_ids, np.zeros_like(self._token_ids)])
+                self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
+            self._token_ids[index] = token_id
+            self._counts[index] += count
+
+
+class Penalties:
+    """The sequences that asked for a penalty, by slot. What a step costs grows with their different tokens, not with
+    the vocabulary."""
+
+    def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._weights = torch.zeros(slot_count, 3, device=device)
-        self._in_prompt: torch.Tensor | None = None
-        self._in_answer: torch.Tensor | None = None
-        self._starts: dict[int, int] = {}  # by slot: the position of the first token not yet counted
+        self._seen: dict[int, SeenTokens] = {}
 
     def open(self, slot: int, generation: Generation) -> None:
-        if self._in_prompt is None or self._in_answer is None:
-            self._in_prompt = torch.zeros(self._shape, dtype=torch.bool, device=self._device)
-            self._in_answer = torch.zeros(self._shape, dtype=torch.int32, device=self._device)
-        sampling = generation.sampling
-        self._weights[slot] = torch.tensor(
-            [sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty]
-        )
-        self._in_prompt[slot] = False
-        self._in_answer[slot] = 0
-        self._in_prompt[slot, self._tensor(generation.prompt_ids)] = True
-        self._count(slot, generation.resumed_ids)
-        self._starts[slot] = len(generation.prompt_ids) + len(generation.resumed_ids)
+        self._seen[slot] = SeenTokens(generation)
 
     def close(self, slot: int) -> None:
-        self._starts.pop(slot, None)
+        self._seen.pop(slot, None)
 
     def note_fed(self, rows: Sequence[Row]) -> None:
         """Count the answer's tokens that these rows bring; those of a step that comes again are counted once."""
-        for row in rows:
-            start = self._starts.get(row.slot)
-            end = row.start + len(row.token_ids)
-            if start is not None and end > start:
-                self._count(row.slot, row.token_ids[max(0, start - row.start) :])
-                self._starts[row.slot] = end
+        if self._seen:
+            for row in rows:
+                seen = self._seen.get(row.slot)
+                if seen is not None:
+                    seen.note_fed(row)
 
-    def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-        """`logits` `(rows, vocabulary)` of the sequences in `slots`; gives them penalised."""
-        assert self._in_prompt is not None
-        assert self._in_answer is not None
-        counts = self._in_answer[slots]
-        said = counts > 0
-        repetition, presence, frequency = (weight[:, None] for weight in self._weights[slots].unbind(1))
-        seen = said | self._in_prompt[slots]
-        logits = torch.where(seen, torch.where(logits > 0, logits / repetition, logits * repetition), logits)
-        return logits - frequency * counts - presence * said
+    def apply(self, logits: torch.Tensor, rows: Sequence[int], slots: Sequence[int]) -> None:
+        """Penalise these rows of `logits` `(rows, vocabulary)`, of the sequences in `slots`, in place."""
+        seen = [self._seen[slot] for slot in slots]
+        sizes = [len(each.token_ids) for each in seen]
+        where = (self._tensor(np.repeat(rows, sizes)), self._tensor(np.concatenate([each.token_ids for each in seen])))
+        counts = self._tensor(np.concatenate([each.counts for each in seen]))
+        weights = np.repeat(np.array([each.weights for each in seen], dtype=np.float32), sizes, axis=0)
+        repetition, presence, frequency = self._tensor(weights).unbind(1)
+        values = logits[where]
+        values = torch.where(values > 0, values / repetition, values * repetition)
+        logits[where] = values - frequency * counts - presence * (counts > 0)
 
-    def _count(self, slot: int, token_ids: Sequence[int]) -> None:
-        if self._in_answer is not None and token_ids:
-            ids = self._tensor(token_ids)
-            self._in_answer[slot].index_add_(0, ids, torch.ones_like(ids, dtype=torch.int32))
-
-    def _tensor(self, token_ids: Sequence[int]) -> torch.Tensor:
-        return torch.tensor(token_ids, dtype=torch.long, device=self._device)
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)

@@ -13,6 +13,7 @@ import torch
 
 from inference_svc.engine.runner import Row, SampledToken
 from inference_svc.models.drawing import DrawSettings, draw
+from inference_svc.models.likeliest import likeliest
 from inference_svc.models.logprobs import describe
 from inference_svc.models.noise import draw_keys
 from inference_svc.models.penalties import Penalties, is_penalised
@@ -31,9 +32,9 @@ class SlotTokens:
 class Sampler:
     """Settings of every slot, in arrays filled when a sequence opens; a step takes its rows of them."""
 
-    def __init__(self, slot_count: int, vocabulary_size: int, device: torch.device) -> None:
+    def __init__(self, slot_count: int, device: torch.device) -> None:
         self._device = device
-        self._penalties = Penalties(slot_count, vocabulary_size, device)
+        self._penalties = Penalties(device)
         self._named: dict[int, SlotTokens] = {}
         self._temperature = np.zeros(slot_count, dtype=np.float32)
         self._top_k = np.zeros(slot_count, dtype=np.int64)
@@ -74,7 +75,7 @@ class Sampler:
         """`logits` `(rows, vocabulary) float32`."""
         slots = np.array([row.slot for row in rows])
         positions = np.array([row.output_index for row in rows])
-        best, token_ids = logits.max(-1)  # NaN is greater than any number here
+        best, token_ids = likeliest(logits)
         finite = best.isfinite()
         drawn = self._temperature[slots] > 0
         held_back = positions < self._min_outputs[slots]
@@ -92,9 +93,8 @@ class Sampler:
         self._hold_ends_back(logits, slots, positions)
         penalised = np.flatnonzero(self._is_penalised[slots])
         if len(penalised):
-            index = self._tensor(penalised)
-            logits[index] = self._penalties.apply(logits[index], self._tensor(slots[penalised]))
-        token_ids = logits.argmax(-1)
+            self._penalties.apply(logits, penalised.tolist(), slots[penalised].tolist())
+        token_ids = likeliest(logits)[1]
         drawn = np.flatnonzero(self._temperature[slots] > 0)
         if len(drawn):
             index = self._tensor(drawn)

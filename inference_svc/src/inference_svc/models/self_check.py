@@ -35,10 +35,6 @@ class PlainLogits:
     token_ids: tuple[list[int], ...]
     logits: tuple[torch.Tensor, ...]
 
-    @property
-    def vocabulary_size(self) -> int:
-        return self.logits[0].shape[-1]
-
 
 def refuse_what_cannot_be_packed(model: PreTrainedModel, max_context_tokens: int) -> None:
     """Raises ModelLoadError for what its configuration tells."""

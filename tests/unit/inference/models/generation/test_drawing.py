@@ -1,5 +1,7 @@
 """A draw depends on its own row alone, takes what the settings leave, and follows the distribution."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -7,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inference_svc.models.drawing import DrawSettings, draw, survivors
+from inference_svc.models.likeliest import likeliest
 from inference_svc.models.noise import draw_keys, exponential
 
 torch.set_num_threads(1)
@@ -84,7 +87,7 @@ def test_survivors_are_those_of_the_definition(row: Settings, seed: int, spread:
     if rounding_decides:
         return
     scaled = (logits - logits.amax(-1, keepdim=True)) / temperature
-    for count in (64, _VOCABULARY):
+    for count in (min(max(64, top_k + 1), _VOCABULARY), _VOCABULARY):
         left = survivors(scaled, torch.softmax(scaled, -1), _draw_settings([row, row]), count)
         found = set(left.token_ids[0][left.kept[0]].tolist())
         assert not left.settled[0] or found == expected
@@ -148,3 +151,13 @@ def test_a_token_ruled_out_is_never_drawn() -> None:
     for top_p in (1.0, 0.999):
         rows = [(1.0, 0, top_p, 0.0, seed, 0) for seed in range(500)]
         assert set(draw(logits.clone(), _draw_settings(rows)).tolist()) == {17, 18}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-3, 3).map(float) | st.just(math.nan) | st.floats(-5, 5), min_size=1, max_size=200))
+def test_the_likeliest_is_the_first_of_the_largest(row: list[float]) -> None:
+    scores = torch.tensor([row, row[::-1]])
+    best, index = likeliest(scores)
+    expected = scores.max(-1)
+    assert torch.equal(best.nan_to_num(99), expected.values.nan_to_num(99))
+    assert index.tolist() == scores.argmax(-1).tolist()

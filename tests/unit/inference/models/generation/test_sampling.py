@@ -30,7 +30,7 @@ def _row(slot: int, output_index: int, asked: Generation) -> Row:
 
 
 def _sample(asked: Generation, logits: torch.Tensor, output_index: int = 0) -> SampledToken:
-    sampler = Sampler(1, _VOCABULARY, _CPU)
+    sampler = Sampler(1, _CPU)
     sampler.open(0, asked)
     return sampler.sample(logits, [_row(0, output_index, asked)])[0]
 
@@ -68,10 +68,10 @@ def test_a_row_is_sampled_alike_alone_and_in_any_batch(
     logits = _logits(seed, len(asked))
     alone = []
     for index, each in enumerate(asked):
-        sampler = Sampler(8, _VOCABULARY, _CPU)
+        sampler = Sampler(8, _CPU)
         sampler.open(3, each)
         alone += sampler.sample(logits[index : index + 1], [_row(3, len(each.resumed_ids), each)])
-    together = Sampler(8, _VOCABULARY, _CPU)
+    together = Sampler(8, _CPU)
     slots = whims.sample(range(8), len(asked))
     for slot, each in zip(slots, asked, strict=True):
         together.open(slot, generation([1], 2, sampling=Sampling(temperature=2, frequency_penalty=1, seed=1)))
@@ -97,21 +97,25 @@ def test_a_draw_changes_with_position_and_with_seed() -> None:
 def test_repetition_penalty_is_that_of_transformers() -> None:
     prompt, answer = [3, 5, 3, 9], [11, 5, 12]
     asked = generation(prompt, 9, sampling=Sampling(repetition_penalty=1.7), resumed_ids=answer)
-    penalties = Penalties(2, _VOCABULARY, _CPU)
+    penalties = Penalties(_CPU)
     penalties.open(1, asked)
     logits = _logits(4)
     expected = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([prompt + answer]), logits.clone())
-    torch.testing.assert_close(penalties.apply(logits, torch.tensor([1])), expected)
+    penalties.apply(logits, [0], [1])
+    torch.testing.assert_close(logits, expected)
 
 
 def test_presence_and_frequency_count_the_answer_alone() -> None:
     asked = generation([3, 5], 9, sampling=Sampling(presence_penalty=0.5, frequency_penalty=0.25), resumed_ids=[5, 8])
-    penalties = Penalties(1, _VOCABULARY, _CPU)
+    penalties = Penalties(_CPU)
     penalties.open(0, asked)
     again = [Row(0, 2, [5, 8, 8], True, 3), Row(0, 4, [8], True, 3), Row(0, 5, [8], True, 4)]
     for row in again:  # what is resumed, then a token, then a step that comes again, then one more token
         penalties.note_fed([row])
-    changed = penalties.apply(torch.zeros(1, _VOCABULARY), torch.tensor([0]))[0]
+    logits = torch.zeros(3, _VOCABULARY)
+    penalties.apply(logits, [1], [0])
+    changed = logits[1]
+    assert (logits[[0, 2]] == 0).all()
     assert changed[3] == 0
     assert changed[5] == -0.75
     assert changed[8] == -0.5 - 3 * 0.25
@@ -119,13 +123,16 @@ def test_presence_and_frequency_count_the_answer_alone() -> None:
 
 def test_penalties_of_fed_tokens_are_those_of_resumed_tokens() -> None:
     sampling = Sampling(repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.25)
-    fed, known = Penalties(1, _VOCABULARY, _CPU), Penalties(1, _VOCABULARY, _CPU)
+    fed, known = Penalties(_CPU), Penalties(_CPU)
     fed.open(0, generation([3, 5], 9, sampling=sampling))
     for row in (Row(0, 0, [3, 5], True, 0), Row(0, 2, [40], True, 1), Row(0, 3, [41], True, 2)):
         fed.note_fed([row])
     known.open(0, generation([3, 5], 9, sampling=sampling, resumed_ids=[40, 41]))
-    logits, slot = _logits(3), torch.tensor([0])
-    assert torch.equal(fed.apply(logits, slot), known.apply(logits, slot))
+    logits, same = _logits(3), _logits(3)
+    fed.apply(logits, [0], [0])
+    known.apply(same, [0], [0])
+    assert torch.equal(logits, same)
+    assert not torch.equal(logits, _logits(3))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +147,7 @@ def test_what_is_drawn_is_what_transformers_leaves(sampling: Sampling, warper: o
     logits = _logits(6)
     left = set(warper(None, logits.clone()).isfinite()[0].nonzero()[:, 0].tolist())  # type: ignore[operator]
     asked = generation([1], 3000, sampling=sampling)
-    sampler = Sampler(1, _VOCABULARY, _CPU)
+    sampler = Sampler(1, _CPU)
     sampler.open(0, asked)
     rows = [_row(0, index, asked) for index in range(1500)]
     drawn = {each.token_id for each in sampler.sample(logits.expand(1500, -1), rows)}
@@ -174,7 +181,7 @@ def test_a_row_that_is_not_finite_fails_alone(temperature: float, bad: float) ->
     logits = _logits(1, 3)
     clean = logits.clone()
     logits[1, 40] = bad
-    sampler = Sampler(3, _VOCABULARY, _CPU)
+    sampler = Sampler(3, _CPU)
     asked = [generation([1], 9, sampling=Sampling(temperature=temperature, top_p=0.9, seed=slot)) for slot in range(3)]
     for slot, each in enumerate(asked):
         sampler.open(slot, each)
@@ -187,7 +194,7 @@ def test_a_row_that_is_not_finite_fails_alone(temperature: float, bad: float) ->
 
 def test_top_logprobs_are_cut_to_what_each_row_asked() -> None:
     logits = _logits(9, 3)
-    sampler = Sampler(3, _VOCABULARY, _CPU)
+    sampler = Sampler(3, _CPU)
     details = [OutputDetail(), OutputDetail(logprobs=True), OutputDetail(logprobs=True, top_logprob_count=5)]
     asked = [generation([1], 9, detail=detail) for detail in details]
     for slot, each in enumerate(asked):

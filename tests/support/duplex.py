@@ -369,11 +369,15 @@ class ScriptedServicer(InferenceServiceServicer):
 
 
 @asynccontextmanager
-async def grpc_replica(replica: ScriptedReplica, listen: str = "127.0.0.1:0") -> AsyncIterator[str]:
+async def grpc_replica(
+    replica: ScriptedReplica,
+    listen: str = "127.0.0.1:0",
+    credentials: grpc.ServerCredentials | None = None,
+) -> AsyncIterator[str]:
     """Serves it at `listen`; gives the address to connect to."""
     server = grpc.aio.server()
     add_InferenceServiceServicer_to_server(ScriptedServicer(replica), server)
-    port = server.add_insecure_port(listen)
+    port = server.add_insecure_port(listen) if credentials is None else server.add_secure_port(listen, credentials)
     await server.start()
     try:
         yield listen if listen.startswith("unix:") else f"127.0.0.1:{port}"

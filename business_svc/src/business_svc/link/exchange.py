@@ -45,7 +45,7 @@ class Exchange:
         self._results_left = most_results
         self._grant = grant
         self._leave = leave
-        self._unread: deque[Event | Failed] = deque()
+        self._unread: deque[tuple[Event | Failed, int]] = deque()  # with its count of tokens
         self._arrived: asyncio.Future[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self.ended = False
@@ -59,17 +59,19 @@ class Exchange:
         ends = which in ("finished", "failed")
         if self.ended:
             return ends
+        count = 0
         if which == "tokens":
             if self._credits is None:
                 raise PeerBroke("tokens came for a request that generates none")
-            self._credits.received(len(event.tokens.ids))
+            count = len(event.tokens.ids)
+            self._credits.received(count)
         elif which in ("vectors", "scores"):
             self._results_left -= len(event.vectors.embeddings) + len(event.scores.scores)
             if self._results_left < 0:
                 raise PeerBroke("more results came than texts were asked")
         elif which == "accepted" and not first:
             raise PeerBroke("a request was accepted twice")
-        self._put(event, ends)
+        self._put(event, count, ends)
         return ends
 
     def expire_with(self, timer: asyncio.TimerHandle) -> None:
@@ -84,11 +86,11 @@ class Exchange:
     def fail(self, error: SeamError) -> None:
         """Ends it from this side; nothing that comes later is seen."""
         if not self.ended:
-            self._put(Failed(error), ends=True)
+            self._put(Failed(error), 0, ends=True)
 
-    def _put(self, event: Event | Failed, ends: bool) -> None:
+    def _put(self, event: Event | Failed, count: int, ends: bool) -> None:
         self.ended = ends
-        self._unread.append(event)
+        self._unread.append((event, count))
         if self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(None)
 
@@ -101,11 +103,11 @@ class Exchange:
                 raise RuntimeError("read past the end of a request")
             self._arrived = asyncio.get_running_loop().create_future()
             await self._arrived
-        event = self._unread.popleft()
+        event, count = self._unread.popleft()
         if isinstance(event, Failed):
             return event
-        if self._credits is not None and event.HasField("tokens"):
-            granted = self._credits.taken(len(event.tokens.ids))
+        if count and self._credits is not None:
+            granted = self._credits.taken(count)
             if granted and not self.ended:
                 self._grant(granted)
         return news_of(event)

@@ -27,6 +27,15 @@ async def test_a_slow_reader_delays_nobody_and_little_is_generated_for_it() -> N
         assert replica.held[0].generated <= 20 + 8
 
 
+async def test_two_thousand_requests_share_one_session() -> None:
+    replica = ScriptedReplica()
+    async with pool_of(replica) as pool:
+        answers = await asyncio.gather(*(read(pool, asked(f"p{number}", 3)) for number in range(2000)))
+        for number, events in enumerate(answers):
+            check_whole(events, f"p{number}", 3)
+    assert len(replica.frames_taken) < 200  # a tick's news, not a request's, makes a frame
+
+
 async def test_a_reader_that_leaves_in_the_middle_frees_the_replica() -> None:
     replica = ScriptedReplica()
     async with pool_of(replica) as pool:

@@ -175,17 +175,23 @@ class GenerationScheduler:
         if not ready:
             return None
         self._step += 1
-        decoding = [sequence for sequence in ready if sequence.is_decoding]
-        prompting = [sequence for sequence in ready if not sequence.is_decoding]
+        decoding: list[Sequence] = []
+        prompting: list[Sequence] = []
+        for sequence in ready:
+            (decoding if sequence.is_decoding else prompting).append(sequence)
         kept = max(1, self.token_budget // 8) if prompting and self.token_budget > 1 else 0
         if len(decoding) > self.token_budget - kept:
             decoding.sort(key=lambda sequence: sequence.served_step)
             decoding = decoding[: self.token_budget - kept]
         shares = share_prompt_room(self._prompt_room(len(decoding)), self._in_order(prompting))
         chosen = [(sequence, 1) for sequence in decoding] + shares
+        charges: dict[str, int] = {}
         for sequence, count in chosen:
             sequence.served_step = self._step
-            self._line.charge(sequence.generation.context.tenant, count)
+            tenant = sequence.generation.context.tenant
+            charges[tenant] = charges.get(tenant, 0) + count
+        for tenant, tokens in charges.items():
+            self._line.charge(tenant, tokens)
         rows = tuple(_row(sequence, count) for sequence, count in chosen)
         keys = tuple(sequence.key for sequence, _ in chosen)
         return Step(rows, keys, sum(count for _, count in shares), len(decoding), now)
@@ -227,15 +233,24 @@ class GenerationScheduler:
         return tuple(self._alive)
 
     def facts(self) -> SchedulerFacts:
-        placed = self._placed.values()
-        held = [sequence.placed_class for sequence in placed if sequence.has_credit]
-        backlog = sum(sequence.pending for sequence in placed if not sequence.is_decoding)
+        held = backlog = cached = 0
+        holding = [0] * OVERDUE  # slots that a priority cannot take
+        for sequence in self._placed.values():
+            cached += len(sequence.ids)
+            if not sequence.is_decoding:
+                backlog += sequence.pending
+            if sequence.has_credit:
+                holding[min(sequence.placed_class, OVERDUE - 1)] += 1
+        yielding: list[int] = []
+        for priority in range(OVERDUE - 1, -1, -1):
+            held += holding[priority]
+            yielding.append(self._limits.slot_count - held)
         return SchedulerFacts(
-            running=len(placed),
+            running=len(self._placed),
             waiting=self._waiting.snapshot(),
             backlog_tokens=backlog,
-            free_cache_tokens=self._limits.cache_token_count - sum(len(sequence.ids) for sequence in placed),
-            yielding=tuple(self._limits.slot_count - sum(c >= priority for c in held) for priority in range(OVERDUE)),
+            free_cache_tokens=self._limits.cache_token_count - cached,
+            yielding=tuple(reversed(yielding)),
         )
 
     # --- inside -----------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ class Sequence:
         self.placed_at = now
         self.order = order  # of arrival, kept when it is put off
         self.served_step = 0  # the step that last computed something for it
+        self._tells_logprobs = generation.detail.logprobs or generation.detail.prompt_logprobs
         self._decoder = decoder
         self._text = TextAssembler(decoder, silent, generation.stop_strings)
 
@@ -63,7 +64,7 @@ class Sequence:
 
     @property
     def is_decoding(self) -> bool:
-        return self.pending == 1 and self.cached > 0
+        return 0 < self.cached == len(self.ids) - 1
 
     @property
     def has_credit(self) -> bool:
@@ -101,7 +102,10 @@ class Sequence:
             self.credits -= 1
         self.ids.append(sampled.token_id)
         reason, text = self._read(sampled.token_id, self.output_count - 1)
-        tokens = Tokens((sampled.token_id,), text, self._logprobs(sampled), self._prompt_logprobs(sampled))
+        if self._tells_logprobs:
+            tokens = Tokens((sampled.token_id,), text, self._logprobs(sampled), self._prompt_logprobs(sampled))
+        else:
+            tokens = Tokens((sampled.token_id,), text)
         return tokens, None if reason is None else self._finished(reason, now)
 
     def _read(self, token_id: int, index: int) -> tuple[FinishReason | None, str]:

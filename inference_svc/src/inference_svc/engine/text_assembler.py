@@ -12,7 +12,7 @@ from inference_svc.engine.stop_text import StopMatcher
 _BROKEN = "\ufffd"
 _UNFINISHED_TOKENS = 3  # most tokens that an unfinished character can stretch over: UTF-8 has up to 4 bytes
 _LONGEST_WINDOW = 16  # tokens decoded again with a new one while nothing but broken bytes comes
-_CONTEXT = 8  # of these, kept when the window is cut
+_CONTEXT = 8  # of these, kept when the window is cut; as many are decoded again before it is cut in good times
 
 
 class SilentTokens:
@@ -31,7 +31,7 @@ class SilentTokens:
 
 
 class TextAssembler:
-    """One request's text. Each token costs two or fewer short decodes, never one of the whole answer.
+    """One request's text. Each token costs a short decode, now and then two, never one of the whole answer.
 
     The decoder is asked for a window: some tokens whose text is out already, for context, and the newest ones. Text
     that ends in U+FFFD may be a character that the next tokens finish, and is held back; a token further back than a
@@ -82,7 +82,7 @@ class TextAssembler:
     def _slide(self) -> None:
         """Keep the window short: what stood before the newest complete text is no longer needed as context."""
         if self._shown == len(self._text) and self._text:
-            if self._fresh:
+            if self._fresh >= _CONTEXT:
                 self._window = self._window[self._fresh :]
                 self._text = self._decoder.decode(self._window)
                 self._shown = len(self._text)

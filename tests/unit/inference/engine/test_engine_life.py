@@ -97,7 +97,6 @@ def test_models_take_turns_so_that_none_starves():
     assert turns.count("embed") >= 40
     last = len(turns) - turns[::-1].index("embed")
     assert "chat" in turns[turns.index("embed") : last]
-    assert turns[last:].count("chat") > 0
 
 
 @pytest.mark.parametrize(("works", "least"), [((1, 1), 40), ((63, 1), 10)])

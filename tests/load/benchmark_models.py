@@ -5,9 +5,14 @@ Its tokens are arbitrary, its speed is not.
 """
 
 import random
+import sysconfig
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 CACHE = Path.home() / ".cache" / "seam" / "bench"
 VOCABULARY = 8192
@@ -23,11 +28,11 @@ class Workload:
 
 def generation_model(folder: Path = CACHE) -> Path:
     """The path of the 54.5M Llama, made if need be (about five seconds)."""
-    target = folder / "small-llama-1"
+    target = folder / "small-llama-2"
     if target.exists():
         return target
     import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
+    from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
     torch.manual_seed(1234)
     config = LlamaConfig(
@@ -47,11 +52,30 @@ def generation_model(folder: Path = CACHE) -> Path:
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=1, pad_token_id=0, do_sample=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_trained_tokenizer(), pad_token="<pad>", eos_token="<end>")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         model.save_pretrained(Path(scratch, "model"))
+        tokenizer.save_pretrained(Path(scratch, "model"))
         Path(scratch, "model").rename(target)
     return target
+
+
+def _trained_tokenizer() -> "Tokenizer":
+    """Byte-level BPE of the whole vocabulary, trained on this Python's own library: any text will do."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<pad>", "<end>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train([str(path) for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:150]], trainer)
+    return tokenizer
 
 
 def generation_workload(count: int = 64, seed: int = 0) -> list[Workload]:

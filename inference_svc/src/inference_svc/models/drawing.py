@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from inference_svc.models.likeliest import likeliest
+from inference_svc.models.likeliest import likeliest, top
 from inference_svc.models.noise import exponential
 
 _FIRST_CANDIDATES = 64
@@ -34,11 +34,13 @@ class DrawSettings:
 class Survivors:
     """What is left among each row's likeliest tokens.
 
-    `token_ids` and `kept` are `(rows, candidates)`; a row is `settled` if no token beyond its candidates is left.
+    `token_ids`, `weights` and `kept` are `(rows, candidates)`; weights are probabilities in units of the likeliest
+    token's. A row is `settled` if no token beyond its candidates is left.
     `least` is the smallest scaled logit that min-p and top-k leave, `total` the mass that they leave; `(rows, 1)`.
     """
 
     token_ids: torch.Tensor
+    weights: torch.Tensor
     kept: torch.Tensor
     settled: torch.Tensor
     least: torch.Tensor
@@ -48,79 +50,78 @@ class Survivors:
 def draw(logits: torch.Tensor, settings: DrawSettings) -> torch.Tensor:
     """`logits` `(rows, vocabulary) float32`, changed in place; gives token ids `(rows,)`."""
     scaled = logits.sub_(logits.amax(-1, keepdim=True)).div_(settings.temperature[:, None])
-    probabilities = torch.softmax(scaled, -1)
     limited = (settings.top_k > 0) | (settings.top_p < 1) | (settings.min_p > 0)
-    token_ids = torch.empty(len(logits), dtype=torch.long, device=logits.device)
-    for rows, is_limited in ((limited.nonzero()[:, 0], True), ((~limited).nonzero()[:, 0], False)):
-        if len(rows) == len(logits):
-            return _draw_limited(scaled, probabilities, settings) if is_limited else _draw_any(probabilities, settings)
-        if len(rows) and is_limited:
-            token_ids[rows] = _draw_limited(scaled[rows], probabilities[rows], settings.of(rows))
-        elif len(rows):
-            token_ids[rows] = _draw_any(probabilities[rows], settings.of(rows))
+    token_ids = torch.empty_like(settings.top_k)
+    for rows, draw_rows in ((limited.nonzero()[:, 0], _draw_limited), ((~limited).nonzero()[:, 0], _draw_any)):
+        if len(rows) == len(scaled):
+            return draw_rows(scaled, settings)
+        if len(rows):
+            token_ids[rows] = draw_rows(scaled[rows], settings.of(rows))
     return token_ids
 
 
-def _draw_any(probabilities: torch.Tensor, settings: DrawSettings) -> torch.Tensor:
-    return likeliest(_scores(probabilities, settings))[1]
+def _draw_any(scaled: torch.Tensor, settings: DrawSettings) -> torch.Tensor:
+    return likeliest(_scores(scaled, settings))[1]
 
 
-def _scores(probabilities: torch.Tensor, settings: DrawSettings) -> torch.Tensor:
-    every = torch.arange(probabilities.shape[1], dtype=torch.int32, device=probabilities.device)[None]
-    return probabilities / exponential(settings.keys, every)
+def _scores(scaled: torch.Tensor, settings: DrawSettings) -> torch.Tensor:
+    every = torch.arange(scaled.shape[1], dtype=torch.int32, device=scaled.device)[None]
+    return scaled.exp().div_(exponential(settings.keys, every))
 
 
-def _draw_limited(scaled: torch.Tensor, probabilities: torch.Tensor, settings: DrawSettings) -> torch.Tensor:
+def _draw_limited(scaled: torch.Tensor, settings: DrawSettings) -> torch.Tensor:
     vocabulary = scaled.shape[1]
     count = min(vocabulary, max(_FIRST_CANDIDATES, int(settings.top_k.clamp(max=vocabulary).max()) + 1))
-    left = survivors(scaled, probabilities, settings, count)
+    left = survivors(scaled, settings, count)
     noise = exponential(settings.keys, left.token_ids.to(torch.int32))
-    scores = (probabilities.gather(1, left.token_ids) / noise).masked_fill_(~left.kept, -1.0)
+    scores = (left.weights / noise).masked_fill_(~left.kept, -1.0)
     token_ids = left.token_ids.gather(1, scores.argmax(-1, keepdim=True))[:, 0]
     rows = (~left.settled).nonzero()[:, 0]
     if len(rows):
-        token_ids[rows] = _draw_by_rejection(
-            scaled[rows], probabilities[rows], left.least[rows], left.total[rows], settings.of(rows)
-        )
+        token_ids[rows] = _draw_by_rejection(scaled[rows], left.least[rows], left.total[rows], settings.of(rows))
     return token_ids
 
 
-def survivors(scaled: torch.Tensor, probabilities: torch.Tensor, settings: DrawSettings, count: int) -> Survivors:
+def survivors(scaled: torch.Tensor, settings: DrawSettings, count: int) -> Survivors:
     """What is left among the `count` likeliest tokens, more than any top_k. `scaled` is zero at a row's likeliest."""
-    vocabulary = scaled.shape[1]
-    values, token_ids = scaled.topk(count)
+    values, token_ids = top(scaled, count)
     least = settings.min_p.log()[:, None]
     last_rank = (settings.top_k.clamp(1, count) - 1)[:, None]
     by_rank = torch.maximum(least, values.gather(1, last_rank))
     least = torch.where((settings.top_k > 0)[:, None], by_rank, least)
-    total = (probabilities * (scaled >= least)).sum(-1, keepdim=True, dtype=torch.float64)
-    mass = probabilities.gather(1, token_ids).double()
+    total = _mass(scaled, least) if (settings.top_p < 1).any() else torch.ones_like(least, dtype=torch.float64)
+    weights = values.exp()
+    mass = weights.double()
     before = mass.cumsum(1) - mass
     in_p = (before < settings.top_p[:, None] * total) | (settings.top_p >= 1)[:, None]
     in_p[:, 0] = True
     edge = values.masked_fill(~(in_p & (values >= least)), torch.inf).amin(1, keepdim=True)
-    settled = values[:, -1:] < edge if count < vocabulary else torch.ones_like(edge, dtype=torch.bool)
-    return Survivors(token_ids, values >= edge, settled[:, 0], least, total)
+    settled = values[:, -1:] < edge if count < scaled.shape[1] else torch.ones_like(edge, dtype=torch.bool)
+    return Survivors(token_ids, weights, values >= edge, settled[:, 0], least, total)
+
+
+def _mass(scaled: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
+    """Of what min-p and top-k leave, in units of the likeliest token's: `(rows, 1) float64`."""
+    weights = scaled.exp()
+    if (least > -torch.inf).any():
+        weights *= scaled >= least
+    return weights.sum(-1, keepdim=True, dtype=torch.float64)
 
 
 def _draw_by_rejection(
-    scaled: torch.Tensor,
-    probabilities: torch.Tensor,
-    least: torch.Tensor,
-    total: torch.Tensor,
-    settings: DrawSettings,
+    scaled: torch.Tensor, least: torch.Tensor, total: torch.Tensor, settings: DrawSettings
 ) -> torch.Tensor:
     """The draw when many are left: take the best score of all; if top-p leaves it out, it leaves out whatever is no
     likelier too, so take the best of the rest. Each round drops more than the mass it looked at in vain."""
-    scores = _scores(probabilities, settings).masked_fill_(scaled < least, -1.0)
+    scores = _scores(scaled, settings).masked_fill_(scaled < least, -1.0)
     token_ids = likeliest(scores)[1]
-    rows = torch.arange(len(scaled), device=scaled.device)
-    while True:
+    rows = (settings.top_p < 1).nonzero()[:, 0]
+    while len(rows):
         own = scaled[rows].gather(1, token_ids[rows, None])
         likelier = scaled[rows] > own
-        before = (probabilities[rows] * likelier).sum(-1, dtype=torch.float64)
-        left_out = (before >= settings.top_p[rows] * total[rows, 0]) & (settings.top_p[rows] < 1) & likelier.any(-1)
-        if not left_out.any():
-            return token_ids
+        before = (scaled[rows].exp_() * likelier).sum(-1, dtype=torch.float64)
+        left_out = (before >= settings.top_p[rows] * total[rows, 0]) & likelier.any(-1)
         rows = rows[left_out]
-        token_ids[rows] = likeliest(scores[rows].masked_fill_(~likelier[left_out], -1.0))[1]
+        if len(rows):
+            token_ids[rows] = likeliest(scores[rows].masked_fill_(~likelier[left_out], -1.0))[1]
+    return token_ids

@@ -83,12 +83,14 @@ class Sampler:
         if changed.any():
             which = np.flatnonzero(changed)
             index = self._tensor(which)
-            chosen = self._choose(logits[index], slots[which], positions[which])
+            copied = logits[index]
+            if not finite.all():
+                copied.nan_to_num_(nan=0.0, neginf=-torch.inf)
+            chosen = self._choose(copied, slots[which], positions[which])
             token_ids = token_ids.clone().index_copy_(0, index, chosen)
         return describe(logits, token_ids, finite, self._top_logprobs[slots])
 
     def _choose(self, logits: torch.Tensor, slots: np.ndarray, positions: np.ndarray) -> torch.Tensor:
-        logits = torch.nan_to_num_(logits, nan=0.0, posinf=None, neginf=-torch.inf)
         self._add_bias(logits, slots)
         self._hold_ends_back(logits, slots, positions)
         penalised = np.flatnonzero(self._is_penalised[slots])

@@ -9,12 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inference_svc.models.drawing import DrawSettings, draw, survivors
-from inference_svc.models.likeliest import likeliest
+from inference_svc.models.likeliest import likeliest, top
 from inference_svc.models.noise import draw_keys, exponential
 
 torch.set_num_threads(1)
 
 _VOCABULARY = 300
+_BIG_VOCABULARY = 64 * 4 * 65 + 64  # large enough for every shortcut
 Settings = tuple[float, int, float, float, int, int]  # temperature, top_k, top_p, min_p, seed, position
 
 _some_settings = st.tuples(
@@ -39,16 +40,20 @@ def _draw_settings(rows: list[Settings]) -> DrawSettings:
     )
 
 
-def _logits(seed: int, rows: int, spread: float = 2.0) -> torch.Tensor:
+def _logits(seed: int, rows: int, spread: float = 2.0, vocabulary: int = _VOCABULARY) -> torch.Tensor:
     """Rounded to quarters, so that there are ties."""
     generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(rows, _VOCABULARY, generator=generator) * spread * 4).round() / 4
+    return (torch.randn(rows, vocabulary, generator=generator) * spread * 4).round() / 4
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(_some_settings, min_size=1, max_size=6), st.integers(0, 1000))
-def test_a_draw_is_the_same_alone_and_in_any_batch(rows: list[Settings], seed: int) -> None:
-    logits = _logits(seed, len(rows))
+@given(
+    st.lists(_some_settings, min_size=1, max_size=6),
+    st.integers(0, 1000),
+    st.sampled_from([_VOCABULARY, _BIG_VOCABULARY]),
+)
+def test_a_draw_is_the_same_alone_and_in_any_batch(rows: list[Settings], seed: int, vocabulary: int) -> None:
+    logits = _logits(seed, len(rows), vocabulary=vocabulary)
     together = draw(logits.clone(), _draw_settings(rows))
     backwards = draw(logits.flip(0), _draw_settings(rows[::-1])).flip(0)
     alone = torch.cat([draw(logits[i : i + 1].clone(), _draw_settings([each])) for i, each in enumerate(rows)])
@@ -88,7 +93,7 @@ def test_survivors_are_those_of_the_definition(row: Settings, seed: int, spread:
         return
     scaled = (logits - logits.amax(-1, keepdim=True)) / temperature
     for count in (min(max(64, top_k + 1), _VOCABULARY), _VOCABULARY):
-        left = survivors(scaled, torch.softmax(scaled, -1), _draw_settings([row, row]), count)
+        left = survivors(scaled, _draw_settings([row, row]), count)
         found = set(left.token_ids[0][left.kept[0]].tolist())
         assert not left.settled[0] or found == expected
     assert left.settled[0]
@@ -161,3 +166,14 @@ def test_the_likeliest_is_the_first_of_the_largest(row: list[float]) -> None:
     expected = scores.max(-1)
     assert torch.equal(best.nan_to_num(99), expected.values.nan_to_num(99))
     assert index.tolist() == scores.argmax(-1).tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5), st.sampled_from([640, 64 * 50, 64 * 50 + 7]), st.integers(0, 10_000))
+def test_the_top_is_that_of_a_sort(count: int, columns: int, seed: int) -> None:
+    scores = torch.randn(3, columns, generator=torch.Generator().manual_seed(seed))
+    scores = (scores * 8).round() / 8  # ties
+    values, index = top(scores, count)
+    assert torch.equal(values, scores.sort(-1, descending=True).values[:, :count])
+    assert torch.equal(scores.gather(1, index), values)
+    assert all(len(set(row)) == count for row in index.tolist())

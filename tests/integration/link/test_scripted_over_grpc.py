@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from business_svc.domain.inference import Context, EmbedRequest, Tokens
 from business_svc.link.grpc_duplex import GrpcConnector
+from business_svc.link.in_process_duplex import InProcessConnector
 from business_svc.link.pool import Pool
 from support.duplex import ScriptedReplica, grpc_replica
 from support.link import asked, check_whole, quick_settings, read, until
@@ -69,6 +70,21 @@ async def test_a_reader_that_leaves_frees_the_replica(listen: str) -> None:
                     break
         await until(lambda: not replica.held)
         assert len(replica.cancelled) == 1
+
+
+async def test_a_local_replica_is_asked_first_and_a_remote_one_when_it_is_busy() -> None:
+    local, remote = ScriptedReplica("local"), ScriptedReplica("remote")
+    async with asyncio.timeout(20), grpc_replica(remote) as address:
+        connectors = [GrpcConnector(address), InProcessConnector(local.serve)]
+        async with Pool(connectors, quick_settings()) as pool:
+            await pool.ready(2)
+            for number in range(5):
+                check_whole(await read(pool, asked(f"p{number}")), f"p{number}", 12)
+            assert (len(local.submitted), len(remote.submitted)) == (5, 0)
+            local.predicted_wait = 1.0
+            await until(lambda: pool.replicas()[1].models[0].predicted_wait == 1.0)
+            check_whole(await read(pool, asked("over")), "over", 12)
+            assert (len(local.submitted), len(remote.submitted)) == (5, 1)
 
 
 async def test_nobody_listening_is_no_replica_and_no_hang() -> None:

@@ -69,15 +69,20 @@ class Picker:
 
     # Waits closer than this are the same: loads are as old as the last frame.
     _SAME = 0.0005
+    # Seconds a prompt token until a replica has told how long one takes.
+    _PREFILL = 1e-4
     # Steps this many times longer than the others' make a replica an outlier.
     _SLOW = 5
+    # A cache draws requests to its replica only while that has no more live sequences than this many and times the
+    # average: a prompt that all share must not crowd one replica while others idle ("bounded loads").
+    _CROWD = (4, 1.25)
 
     def __init__(self, outliers: OutlierSettings | None = None, *, longest_refusal: float = 0.25) -> None:
         self._outliers = Outliers(outliers or OutlierSettings())
         self._prefixes = PrefixMap()
         self._refusals: dict[tuple[str, str], _Refusal] = {}
         self._longest_refusal = longest_refusal
-        self._prefill = 1e-4  # seconds a prompt token, learnt from what replicas report
+        self._prefill: dict[str, float] = {}  # by model: seconds a prompt token, learnt from what replicas report
         self._turn = 0
 
     def choose(
@@ -99,13 +104,16 @@ class Picker:
             return Overloaded(self._retry_after(model, opened, now))
         usual = _usual_step(willing)
         trusted = [one for one in willing if chance < self._share(one, usual, now)] or willing
-        chosen = self._best(trusted, prefixes)
+        chosen = self._best(trusted, self._prefill.get(model, self._PREFILL), prefixes)
         self._prefixes.went_to(prefixes, chosen.address)
         return Chosen(chosen.address)
 
-    def _best(self, standings: Sequence[Standing], prefixes: Sequence[Prefix]) -> Standing:
+    def _best(self, standings: Sequence[Standing], prefill: float, prefixes: Sequence[Prefix]) -> Standing:
+        held = self._prefixes.tokens_held
+        most_live = self._CROWD[0] + self._CROWD[1] * sum(one.live for one in standings) / len(standings)
         costs = [
-            one.wait + one.hop - self._prefill * self._prefixes.tokens_held(prefixes, one.address) for one in standings
+            one.wait + one.hop - prefill * (held(prefixes, one.address) if one.live <= most_live else 0)
+            for one in standings
         ]
         least = min(costs)
         first = standings[costs.index(least)]
@@ -136,10 +144,14 @@ class Picker:
         """A fault of the replica: lost, or a step that failed."""
         self._outliers.failed(address, now)
 
-    def succeeded(self, address: str, now: float, *, prefilled_tokens: int = 0, prefill: float = 0.0) -> None:
+    def succeeded(self, address: str, now: float) -> None:
         self._outliers.succeeded(address, now)
-        if prefilled_tokens > 0 and prefill > 0:
-            self._prefill += 0.05 * (min(prefill / prefilled_tokens, 0.1) - self._prefill)
+
+    def prefilled(self, model: str, tokens: int, seconds: float) -> None:
+        """A replica computed so much of a prompt in so long."""
+        if tokens > 0 and seconds > 0:
+            known = self._prefill.get(model, self._PREFILL)
+            self._prefill[model] = known + 0.05 * (min(seconds / tokens, 0.1) - known)
 
     def reconnected(self, address: str) -> None:
         """It may be another process than before: its caches are not counted on, its refusals are void."""

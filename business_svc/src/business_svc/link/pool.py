@@ -147,7 +147,7 @@ class Pool:
                             if journey.accepted(news):
                                 yield news
                         case Finished():
-                            self._learn(member, news)
+                            self._learn(member, request.model, news)
                             yield journey.finished(news, loop.time())
                             return
                         case _:
@@ -189,7 +189,7 @@ class Pool:
                         case Scored(scored):
                             scores.update(scored)
                         case Finished():
-                            self._learn(member, news)
+                            self._learn(member, request.model, news)
                             return journey.finished(news, loop.time())
                         case Accepted():
                             journey.accepted(news)
@@ -234,14 +234,10 @@ class Pool:
             case _:
                 pass
 
-    def _learn(self, member: Member, news: Finished) -> None:
-        prefilled = news.usage.input_token_count - news.usage.cached_token_count
-        self._picker.succeeded(
-            member.address,
-            asyncio.get_running_loop().time(),
-            prefilled_tokens=prefilled,
-            prefill=news.timings.prefill,
-        )
+    def _learn(self, member: Member, model: str, news: Finished) -> None:
+        self._picker.succeeded(member.address, asyncio.get_running_loop().time())
+        computed = news.usage.input_token_count - news.usage.cached_token_count
+        self._picker.prefilled(model, computed, news.timings.prefill)
 
 
 def _seeded(request: GenerateRequest) -> GenerateRequest:

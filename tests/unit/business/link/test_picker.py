@@ -93,6 +93,18 @@ def test_a_conversation_goes_where_its_beginning_is_cached_unless_that_costs_mor
     assert picker.choose("chat", busy, 0.0, prefixes=second) != home
 
 
+def test_a_prompt_that_all_share_does_not_crowd_one_replica() -> None:
+    picker = Picker()
+    prefixes = prefixes_of("chat", "tenant", [Message("system", "x" * 8000)])
+    live = {"a": 0, "b": 0, "c": 0}
+    for _ in range(90):
+        facts = [Standing(name, running=count, step_duration=0.01) for name, count in live.items()]
+        decision = picker.choose("chat", facts, 0.0, prefixes=prefixes)
+        assert isinstance(decision, Chosen)
+        live[decision.address] += 1
+    assert max(live.values()) <= 1.25 * 30 + 5
+
+
 def test_another_tenants_equal_prompt_has_no_cache_anywhere() -> None:
     messages = [Message("system", "x" * 100)]
     mine, theirs = prefixes_of("chat", "a", messages), prefixes_of("chat", "b", messages)

@@ -62,9 +62,11 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """Anything else that the model thread is to do, in its turn among the requests."""
+    """Anything else that the model thread is to do, in its turn among the requests; `abandon` is called instead, on
+    whatever thread, where the model thread is no more."""
 
     run: Callable[[], list[tuple[int, Event]]]
+    abandon: Callable[[], None] = lambda: None
 
 
 Command = Submit | Cancel | Forget | Grant | Errand
@@ -73,7 +75,10 @@ Command = Submit | Cancel | Forget | Grant | Errand
 class Desk:
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._commands: list[Command] = []  # bounded by the doors: submits by their bounds, the rest by what lives
+        self._commands: list[Command] = []  # bounded: submits by the doors, at most one cancel for each that lives
+        self._grants: dict[int, Grant] = {}  # by key; grants not yet heard are added up
+        self._cancelled: set[int] = set()  # keys
+        self._shut = False
         self._doors: dict[str, tuple[Door, Task]] = {}
         self._live: dict[int, dict[int, Ticket]] = {}  # by outlet, then request id
         self._by_key: dict[int, Ticket] = {}
@@ -84,6 +89,7 @@ class Desk:
     # --- any thread -------------------------------------------------------------------------------------------------
 
     def submit(self, outlet: Outlet, request_id: int, work: Generation | Encoding, now: float) -> None:
+        need = Need.of(work)
         with self._changed:
             if self._refusal is not None:
                 raise _again(self._refusal)
@@ -93,7 +99,7 @@ class Desk:
             mine = self._live.get(id(outlet), {})
             if request_id in mine:
                 raise DuplicateRequest.of_field("request_id", f"request {request_id} is live")
-            door.enter(Need.of(work), work.context, now)
+            door.enter(need, work.context, now)
             self._keys += 1
             ticket = Ticket(self._keys, outlet, request_id, work.model)
             self._live.setdefault(id(outlet), {})[request_id] = ticket
@@ -103,23 +109,24 @@ class Desk:
     def cancel(self, outlet: Outlet, request_id: int) -> None:
         with self._changed:
             ticket = self._live.get(id(outlet), {}).get(request_id)
-            if ticket is not None:
+            if ticket is not None and ticket.key not in self._cancelled:
+                self._cancelled.add(ticket.key)
                 self._put(Cancel(ticket))
 
     def grant(self, outlet: Outlet, request_id: int, credits: int) -> None:
         with self._changed:
             ticket = self._live.get(id(outlet), {}).get(request_id)
             if ticket is not None:
-                self._put(Grant(ticket, credits))
+                before = self._grants.get(ticket.key)
+                self._grants[ticket.key] = Grant(ticket, credits + (before.credits if before else 0))
+                self._changed.notify_all()
 
     def close_outlet(self, outlet: Outlet) -> None:
         """Nothing more is delivered to it, but what is being delivered this moment."""
         with self._changed:
-            tickets = self._live.pop(id(outlet), {}).values()
-            for ticket in tickets:
-                del self._by_key[ticket.key]
-            self._commands += [Forget(ticket) for ticket in tickets]
-            self._changed.notify_all()
+            for ticket in list(self._live.get(id(outlet), {}).values()):
+                self._strike_off(ticket)
+                self._put(Forget(ticket))
 
     def open_door(self, name: str, task: Task, door: Door, errand: Errand) -> None:
         """What comes through the door finds the errand done. Raises ValueError where the name is taken."""
@@ -168,7 +175,8 @@ class Desk:
     def take(self) -> list[Command]:
         """All that came since the last call, in order. Never waits."""
         with self._changed:
-            commands, self._commands = self._commands, []
+            commands, self._commands = [*self._commands, *self._grants.values()], []
+            self._grants.clear()
             self._nudged = False
             for door, _ in self._doors.values():
                 door.handed_over()
@@ -177,7 +185,7 @@ class Desk:
     def wait(self, timeout: float | None) -> None:
         """Returns when something came, or at the time-out."""
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._commands) or self._nudged, timeout)
+            self._changed.wait_for(lambda: bool(self._commands or self._grants) or self._nudged, timeout)
 
     def learn(self, facts: Mapping[str, Facts]) -> dict[str, float]:
         """What the step left. Returns each model's wait for a request of normal priority."""
@@ -200,20 +208,35 @@ class Desk:
                 by_outlet.setdefault(id(ticket.outlet), (ticket.outlet, []))[1].append((ticket.request_id, event))
                 if isinstance(event, Finished | Failed):
                     self._strike_off(ticket)
-            if not self._by_key:
-                self._changed.notify_all()
         return list(by_outlet.values())
 
+    def shut(self) -> None:
+        """The model thread hears nothing more."""
+        with self._changed:
+            self._shut = True
+            commands, self._commands = self._commands, []
+        for command in commands:
+            if isinstance(command, Errand):
+                command.abandon()
+
     def _put(self, command: Command) -> None:
+        if self._shut:
+            if isinstance(command, Errand):
+                command.abandon()
+            return
         self._commands.append(command)
         self._changed.notify_all()
 
     def _strike_off(self, ticket: Ticket) -> None:
         del self._by_key[ticket.key]
+        self._cancelled.discard(ticket.key)
+        self._grants.pop(ticket.key, None)
         mine = self._live[id(ticket.outlet)]
         del mine[ticket.request_id]
         if not mine:
             del self._live[id(ticket.outlet)]
+        if not self._by_key:
+            self._changed.notify_all()
 
     def _door(self, name: str) -> tuple[Door, Task]:
         found = self._doors.get(name)

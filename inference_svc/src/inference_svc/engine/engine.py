@@ -69,6 +69,7 @@ class Engine:
         self._stopping = True
         self._desk.nudge()
         if self._thread is None:
+            self._desk.shut()
             self._fail_all(_STOPPED)
             return True
         self._thread.join(timeout)
@@ -127,7 +128,8 @@ class Engine:
         self._desk.close_door(name, Errand(take_away))
 
     def call(self, work: Callable[[], Answer]) -> "Future[Answer]":
-        """Run something that needs the device (put a model to sleep, wake it) between steps; charged to loading."""
+        """Run something that needs the device (put a model to sleep, wake it) between steps; charged to loading.
+        The future fails with EngineStopped where the model thread ends before."""
         future: Future[Answer] = Future()
 
         def run() -> News:
@@ -141,7 +143,7 @@ class Engine:
                     self._time.switch(Cause.HOST, self._clock())
             return []
 
-        self._desk.run(Errand(run))
+        self._desk.run(Errand(run, lambda: _give_up(future)))
         return future
 
     def loading(self, now_loading: bool) -> None:
@@ -191,6 +193,7 @@ class Engine:
         except Exception as error:
             self._die(f"{type(error).__name__}: {error}")
         finally:
+            self._desk.shut()
             self._busy_since = None
             self._time.switch(Cause.NO_WORK, self._clock())
 
@@ -290,3 +293,8 @@ class Engine:
 
 def _no_longer_served(name: str) -> SeamError:
     return EngineStopped(f"model {name} is no longer served here", retry_after=0.0)
+
+
+def _give_up(future: "Future[Answer]") -> None:
+    if future.set_running_or_notify_cancel():
+        future.set_exception(EngineStopped(_STOPPED))

@@ -7,7 +7,7 @@ from inference_svc.engine.device_share import DeviceShare
 from inference_svc.engine.device_time import Cause, DeviceTime
 from inference_svc.engine.engine import Engine
 from inference_svc.engine.settings import EngineSettings
-from inference_svc.errors import Draining, EngineStopped, ModelNotFound, QueueFull
+from inference_svc.errors import Cancelled, Draining, EngineStopped, ModelNotFound, QueueFull
 from inference_svc.requests import Task
 from support.echo import EchoEncoder, EchoRunner, Gate, echo_model
 from support.engines import running
@@ -233,3 +233,32 @@ def test_a_call_between_steps_raises_to_its_caller_only():
 def test_settings_that_make_no_sense_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         EngineSettings(**wrong)
+
+
+def test_a_call_that_the_model_thread_never_hears_is_told_so():
+    engine = Engine([])
+    before = engine.call(lambda: None)
+    engine.start()
+    before.result(10)
+    assert engine.stop()
+    with pytest.raises(EngineStopped):
+        engine.call(lambda: None).result(10)
+
+
+def test_cancels_and_grants_that_come_by_thousands_in_one_step_count_once_and_add_up():
+    gate = Gate(shut=True)
+    runner, outlet = EchoRunner(gate=gate), RecordingOutlet()
+    with running(echo_model(runner=runner)) as engine:
+        engine.submit(outlet, 1, generation("x", count=400, credits=1))
+        engine.submit(outlet, 2, generation("y", count=400))
+        gate.wait_until_blocked()
+        for _ in range(1000):
+            engine.cancel(outlet, 2)
+        for _ in range(50):
+            engine.grant(outlet, 1, 1)
+        gate.open()
+        outlet.wait_for_tokens(1, 51)
+        assert isinstance(outlet.error(2), Cancelled)
+        engine.grant(outlet, 1, 1)
+        outlet.wait_for_tokens(1, 52)
+        engine.close_outlet(outlet)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from business_svc.domain.inference import Context, EmbedRequest, Tokens
 from business_svc.link.grpc_duplex import GrpcConnector
 from business_svc.link.in_process_duplex import InProcessConnector
 from business_svc.link.pool import Pool
+from support.cable import cable_to
 from support.duplex import ScriptedReplica, grpc_replica
 from support.link import asked, check_whole, quick_settings, read, until
 
@@ -70,6 +72,24 @@ async def test_a_reader_that_leaves_frees_the_replica(listen: str) -> None:
                     break
         await until(lambda: not replica.held)
         assert len(replica.cancelled) == 1
+
+
+async def test_a_cable_cut_without_a_word_is_noticed_by_the_silence() -> None:
+    far, near = ScriptedReplica("far"), ScriptedReplica("near")
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(asyncio.timeout(30))
+        cable = await stack.enter_async_context(cable_to(await stack.enter_async_context(grpc_replica(far))))
+        near_address = await stack.enter_async_context(grpc_replica(near))
+        settings = replace(quick_settings(), heartbeat_timeout=0.5)
+        connectors = [GrpcConnector(cable.address), GrpcConnector(near_address)]
+        pool = await stack.enter_async_context(Pool(connectors, settings))
+        await pool.ready(2)
+        far.before_frame = lambda number: cable.cut() if number == 10 else None
+        answers = await asyncio.gather(*(read(pool, asked(f"p{number}", 60)) for number in range(8)))
+        for number, events in enumerate(answers):
+            check_whole(events, f"p{number}", 60)
+        assert far.submitted
+        assert pool.replicas()[0].state.value == "connecting"
 
 
 async def test_a_local_replica_is_asked_first_and_a_remote_one_when_it_is_busy() -> None:

@@ -56,8 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ready_file.unlink(missing_ok=True)
 
 
+def _say(message: str) -> None:
+    print(f"seam-business: {message}", file=sys.stderr, flush=True)
+
+
 def _complaint(message: str, code: int) -> int:
-    print(f"seam-business: {message}", file=sys.stderr)
+    _say(message)
     return code
 
 
@@ -72,6 +76,7 @@ async def _run(settings: Settings, ready_file: Path | None, parent: int | None) 
         await asked_to_stop.wait()
         for helper in helpers:
             helper.cancel()
+        _say(f"finishes what runs, for at most {settings.drain_seconds:g} seconds; a second signal ends it")
         await _drain_unless(asked_again, running, settings.drain_seconds)
 
 
@@ -98,9 +103,9 @@ async def _drain_unless(asked_again: asyncio.Event, running: Running, grace: flo
 
 async def _announce(pool: Pool, running: Running, ready_file: Path | None) -> None:
     addresses = {"grpc": running.grpc_address, "http": running.http_address}
-    print(f"seam-business: gRPC on {running.grpc_address}, HTTP on {running.http_address}", file=sys.stderr, flush=True)
+    _say(f"gRPC on {running.grpc_address}, HTTP on {running.http_address}")
     await pool.ready()
-    print("seam-business: a replica is in use", file=sys.stderr, flush=True)
+    _say("a replica is in use")
     if ready_file is not None:
         write_ready_file(ready_file, {**addresses, "pid": os.getpid()})
 

@@ -100,6 +100,20 @@ def test_a_replica_that_dies_beside_another_is_started_again_where_it_was():
         assert up.stop() == 0
 
 
+@pytest.mark.parametrize("topology", ["monolith", "split"])
+def test_an_answer_under_way_is_finished_before_everything_stops(topology):
+    with seam_up("--topology", topology, "--grace", "60") as up:
+        with (
+            Seam(up.ready["grpc"], api_key=up.ready["api_key"]) as seam,
+            seam.chat("Go on.", max_output_tokens=100, ignore_end_token=True) as answer,
+        ):
+            next(iter(answer))
+            up.process.send_signal(signal.SIGTERM)
+            answer.text()
+            assert answer.finished.usage.output_token_count == 100
+        assert up.end() == 0
+
+
 def test_a_second_signal_stops_at_once_and_leaves_nothing():
     with (
         seam_up("--topology", "split", "--replicas", "1") as up,

@@ -100,6 +100,22 @@ def test_a_replica_that_dies_beside_another_is_started_again_where_it_was():
         assert up.stop() == 0
 
 
+def test_an_answer_goes_on_from_another_replica_when_its_own_is_killed():
+    with (
+        seam_up("--topology", "split", "--replicas", "2") as up,
+        Seam(up.ready["grpc"], api_key=up.ready["api_key"]) as seam,
+    ):
+        asked = {"max_output_tokens": 300, "ignore_end_token": True}
+        with seam.chat("Go on.", **asked) as answer:
+            unbroken = answer.text()
+        with seam.chat("Go on.", **asked) as answer:
+            next(iter(answer))
+            busy = next(replica.address for replica in seam.status().replicas if replica.live_request_count)
+            os.kill(up.ready["pids"]["inference"][up.ready["inference"].index(busy)], signal.SIGKILL)
+            assert answer.text() == unbroken
+            assert answer.finished.usage.output_token_count == 300
+
+
 @pytest.mark.parametrize("topology", ["monolith", "split"])
 def test_an_answer_under_way_is_finished_before_everything_stops(topology):
     with seam_up("--topology", topology, "--grace", "60") as up:

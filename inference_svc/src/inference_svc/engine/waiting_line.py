@@ -16,6 +16,7 @@ from inference_svc.requests import Priority
 
 OVERDUE = max(Priority) + 1
 _SLACK = 64  # dead entries kept in the heaps before they are swept
+_DEBTORS = 1024  # tenants that do not wait and are remembered for what was computed for them
 
 Waiter = TypeVar("Waiter")
 
@@ -57,6 +58,7 @@ class WaitingLine(Generic[Waiter]):
         self._now = 0.0  # virtual time: the turn of whoever was served last
         self._dead = 0
         self._filings = 0
+        self._forget_above = _SLACK
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -116,10 +118,13 @@ class WaitingLine(Generic[Waiter]):
         return entry
 
     def charge(self, tenant: str, tokens: int) -> None:
-        """Tokens are computed for the tenant: its next turn comes later."""
+        """Tokens are computed for the tenant: its next turn comes later. While nobody waits nobody owes."""
+        if not self._entries:
+            self._tenants.clear()
+            return
         known = self._tenants.setdefault(tenant, _Tenant(self._now))
         known.turn += tokens / self._weights.get(tenant, 1.0)
-        if len(self._tenants) > 2 * len(self._entries) + _SLACK:
+        if len(self._tenants) > self._forget_above:
             self._forget_tenants()
 
     def age(self, step: int) -> None:
@@ -164,5 +169,9 @@ class WaitingLine(Generic[Waiter]):
             self._file(entry)
 
     def _forget_tenants(self) -> None:
-        """A tenant that neither waits nor owes is as good as a new one."""
-        self._tenants = {n: t for n, t in self._tenants.items() if t.waiting or t.turn > self._now}
+        """A tenant that neither waits nor owes is as good as a new one; of many that owe the smallest debts go too."""
+        waiting = {name: tenant for name, tenant in self._tenants.items() if tenant.waiting}
+        owing = [each for each in self._tenants.items() if not each[1].waiting and each[1].turn > self._now]
+        most = heapq.nlargest(_DEBTORS, owing, key=lambda each: each[1].turn)
+        self._tenants = waiting | dict(most)
+        self._forget_above = 2 * len(self._tenants) + _SLACK

@@ -135,6 +135,7 @@ BAD_CHATS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"tools": [{"type": "function"}]}, 501, "tools", "feature_not_available"),
     ({"reasoning_effort": "high"}, 501, "reasoning_effort", "feature_not_available"),
     ({"best_of": 3}, 400, "best_of", "invalid_field"),
+    ({"\ud800": 3}, 400, "body", "invalid_field"),
     ({"top_logprobs": 2}, 400, "top_logprobs", "invalid_field"),
     ({"temperature": -1}, 400, "temperature", "invalid_field"),
     ({"top_p": 0}, 400, "top_p", "invalid_field"),

@@ -1,11 +1,12 @@
 """What every call passes: the key is checked on the way in, errors are told on the way out."""
 
+import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
-import structlog
 from google.protobuf.message import Message
 
 from business_svc.domain.access import KeyRing, presented_key
@@ -17,14 +18,61 @@ ServicerContext = grpc.aio.ServicerContext[Any, Any]
 
 
 class Door:
-    """Knows the keys and the largest request."""
+    """Knows the keys and the largest request, and who is inside."""
 
     def __init__(self, keys: KeyRing, max_request_bytes: int) -> None:
         self._keys = keys
         self._max_request_bytes = max_request_bytes
+        self._inside: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        self._hung_up = False
+        self._empty = asyncio.Event()
+        self._empty.set()
 
-    def enter(self, request: Message, context: ServicerContext) -> Call:
-        """Raises API_KEY_MISSING, API_KEY_INVALID, MESSAGE_TOO_LARGE."""
+    @asynccontextmanager
+    async def call(self, request: Message, context: ServicerContext) -> AsyncGenerator[Call, None]:
+        """Whatever fails inside fails this call, and only this call, by the table of errors."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._inside.add(task)
+        self._empty.clear()
+        try:
+            yield self._enter(request, context)
+        except SeamError as error:
+            await _abort(context, error)
+        except grpc.aio.AbortError:
+            raise
+        except asyncio.CancelledError:
+            if not self._hung_up:
+                raise
+            task.uncancel()
+            await _abort(context, SeamError(Reason.DRAINING, "the server stops; the answer was not finished"))
+        except Exception:
+            logging.getLogger(__name__).exception("a call of %s failed by a fault of the server", context.peer())
+            await _abort(context, SeamError(Reason.INTERNAL_FAULT, "a fault of the server; its log has more"))
+        finally:
+            self._inside.discard(task)
+            if not self._inside:
+                self._empty.set()
+
+    def close(self) -> None:
+        """New calls are refused with DRAINING."""
+        self._closed = True
+
+    async def empty(self) -> None:
+        """Returns when nobody is inside."""
+        await self._empty.wait()
+
+    def hang_up(self) -> None:
+        """Calls still inside end with DRAINING."""
+        self._hung_up = True
+        for task in self._inside:
+            task.cancel()
+
+    def _enter(self, request: Message, context: ServicerContext) -> Call:
+        """Raises DRAINING, API_KEY_MISSING, API_KEY_INVALID, MESSAGE_TOO_LARGE."""
+        if self._closed:
+            raise SeamError(Reason.DRAINING, "the server stops and takes nothing new")
         metadata = _metadata(context)
         caller = self._keys.identify(presented_key(metadata.get("authorization"), metadata.get("x-api-key")))
         size = request.ByteSize()
@@ -37,20 +85,6 @@ class Door:
             traceparent=metadata.get("traceparent", ""),
             tracestate=metadata.get("tracestate", ""),
         )
-
-
-@asynccontextmanager
-async def telling_errors(context: ServicerContext) -> AsyncGenerator[None, None]:
-    """Whatever fails inside fails this call, and only this call."""
-    try:
-        yield
-    except SeamError as error:
-        await _abort(context, error)
-    except grpc.aio.AbortError:
-        raise
-    except Exception:
-        structlog.get_logger("business_svc").exception("a call failed by a fault of the server", peer=context.peer())
-        await _abort(context, SeamError(Reason.INTERNAL_FAULT, "a fault of the server; its log has more"))
 
 
 async def _abort(context: ServicerContext, error: SeamError) -> None:

@@ -12,10 +12,12 @@ from business_svc.errors import Reason, SeamError
 
 DOMAIN = "seam"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
-# trailers over 8 KiB are refused by clients: a request with a thousand bad texts is told about the first few
-MAX_VIOLATIONS = 16
-MAX_DESCRIPTION_CHARACTERS = 160
-MAX_MESSAGE_CHARACTERS = 600
+# Trailers over 8 KiB may be refused by clients, and a message in them is written twice, once with three bytes a byte: a
+# request with a thousand bad texts is told about the first few.
+MAX_VIOLATIONS = 8
+MAX_FIELD_BYTES = 100
+MAX_DESCRIPTION_BYTES = 160
+MAX_MESSAGE_BYTES = 500
 
 CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.INVALID_FIELD: grpc.StatusCode.INVALID_ARGUMENT,
@@ -50,13 +52,15 @@ CODES: Mapping[Reason, grpc.StatusCode] = {
 
 
 def status_of(error: SeamError) -> Status:
-    status = Status(code=CODES[error.reason].value[0], message=_short(error.message, MAX_MESSAGE_CHARACTERS))
+    status = Status(code=CODES[error.reason].value[0], message=_short(error.message, MAX_MESSAGE_BYTES))
     status.details.add().Pack(ErrorInfo(reason=error.reason.value, domain=DOMAIN))
     if error.violations:
         bad = BadRequest()
         for violation in error.violations[:MAX_VIOLATIONS]:
-            description = _short(violation.description, MAX_DESCRIPTION_CHARACTERS)
-            bad.field_violations.add(field=_short(violation.field, MAX_DESCRIPTION_CHARACTERS), description=description)
+            bad.field_violations.add(
+                field=_short(violation.field, MAX_FIELD_BYTES),
+                description=_short(violation.description, MAX_DESCRIPTION_BYTES),
+            )
         status.details.add().Pack(bad)
     seconds = retry_after(error)
     if seconds is not None:
@@ -67,6 +71,8 @@ def status_of(error: SeamError) -> Status:
 
 
 def _short(text: str, limit: int) -> str:
-    """What UTF-8 can carry of the text's beginning."""
-    carried = text.encode("utf-8", "replace").decode()
-    return carried if len(carried) <= limit else carried[: limit - 1] + "…"
+    """What UTF-8 can carry of the text's beginning, in at most `limit` bytes."""
+    carried = text.encode("utf-8", "replace")
+    if len(carried) <= limit:
+        return carried.decode()
+    return carried[: limit - 3].decode("utf-8", "ignore") + "…"

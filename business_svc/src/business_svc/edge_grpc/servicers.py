@@ -16,7 +16,7 @@ from seam.business.v1 import (
 )
 
 from business_svc.edge_grpc import business_wire
-from business_svc.edge_grpc.door import Door, ServicerContext, telling_errors
+from business_svc.edge_grpc.door import Door, ServicerContext
 from business_svc.usecases import embedding, scoring
 from business_svc.usecases.answering import Answering
 from business_svc.usecases.embedding import Embedding
@@ -35,11 +35,12 @@ class ChatServicer(chat_service_pb2_grpc.ChatServiceServicer):
     ) -> None:
         """Writes instead of yielding: a generator handed to grpc.aio is not closed when its call is cancelled between
         two messages, and the work behind it would run on. `write` waits for the reader's window."""
-        async with telling_errors(context):
-            call = self._door.enter(request, context)
-            async with aclosing(self._answering.chat(business_wire.chat_request(request), call)) as events:
-                async for event in events:
-                    await context.write(business_wire.chat_response(event))
+        async with (
+            self._door.call(request, context) as call,
+            aclosing(self._answering.chat(business_wire.chat_request(request), call)) as events,
+        ):
+            async for event in events:
+                await context.write(business_wire.chat_response(event))
 
 
 class PredictServicer(predict_service_pb2_grpc.PredictServiceServicer):
@@ -50,8 +51,7 @@ class PredictServicer(predict_service_pb2_grpc.PredictServiceServicer):
     async def Predict(
         self, request: predict_service_pb2.PredictRequest, context: ServicerContext
     ) -> predict_service_pb2.PredictResponse:
-        async with telling_errors(context):
-            call = self._door.enter(request, context)
+        async with self._door.call(request, context) as call:
             answer = await self._predicting.predict(business_wire.predict_request(request), call)
             return business_wire.predict_response(answer)
 
@@ -64,8 +64,7 @@ class EmbeddingServicer(embedding_service_pb2_grpc.EmbeddingServiceServicer):
     async def Embed(
         self, request: embedding_service_pb2.EmbedRequest, context: ServicerContext
     ) -> embedding_service_pb2.EmbedResponse:
-        async with telling_errors(context):
-            call = self._door.enter(request, context)
+        async with self._door.call(request, context) as call:
             embeddings = await self._use_case.embed(business_wire.embed_request(request), call)
             return business_wire.embed_response(request.model or embedding.DEFAULT_MODEL, embeddings)
 
@@ -78,8 +77,7 @@ class ScoreServicer(score_service_pb2_grpc.ScoreServiceServicer):
     async def Score(
         self, request: score_service_pb2.ScoreRequest, context: ServicerContext
     ) -> score_service_pb2.ScoreResponse:
-        async with telling_errors(context):
-            call = self._door.enter(request, context)
+        async with self._door.call(request, context) as call:
             scores = await self._use_case.score(business_wire.score_request(request), call)
             return business_wire.score_response(request.model or scoring.DEFAULT_MODEL, scores)
 
@@ -92,13 +90,11 @@ class OperationsServicer(operations_service_pb2_grpc.OperationsServiceServicer):
     async def ListModels(
         self, request: operations_service_pb2.ListModelsRequest, context: ServicerContext
     ) -> operations_service_pb2.ListModelsResponse:
-        async with telling_errors(context):
-            self._door.enter(request, context)
+        async with self._door.call(request, context):
             return business_wire.list_models_response(self._operations.page(request.page_size, request.page_token))
 
     async def GetStatus(
         self, request: operations_service_pb2.GetStatusRequest, context: ServicerContext
     ) -> operations_service_pb2.GetStatusResponse:
-        async with telling_errors(context):
-            self._door.enter(request, context)
+        async with self._door.call(request, context):
             return business_wire.get_status_response(self._operations.status())

@@ -1,7 +1,7 @@
 """Errors as OpenAI's clients read them: the one table from reason to HTTP status and type."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ from starlette.responses import JSONResponse
 from business_svc.domain.retrying import retry_after
 from business_svc.errors import Reason, SeamError
 
-MAX_MESSAGE_CHARACTERS = 2000
+MAX_CHARACTERS = 2000
+MAX_VIOLATIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +68,15 @@ TABLE: Mapping[Reason, Told] = {
 
 
 def error_body(error: SeamError) -> dict[str, Any]:
-    """`code` is the reason in lower case; `param` the first bad field, `violations` all of them."""
-    return _body(
-        error.message,
-        TABLE[error.reason].kind,
-        error.violations[0].field if error.violations else None,
-        error.reason.value.lower(),
-        [{"field": violation.field, "description": violation.description} for violation in error.violations],
-    )
+    """`code` is the reason in lower case; `param` the first bad field; `violations` all, where there are more."""
+    param = error.violations[0].field if error.violations else None
+    body = _body(error.message, TABLE[error.reason].kind, param, error.reason.value.lower())
+    if len(error.violations) > 1:
+        body["error"]["violations"] = [
+            {"field": _carried(violation.field), "description": _carried(violation.description)}
+            for violation in error.violations[:MAX_VIOLATIONS]
+        ]
+    return body
 
 
 def error_response(error: SeamError) -> JSONResponse:
@@ -92,14 +94,14 @@ def error_response(error: SeamError) -> JSONResponse:
 
 def protocol_error(status: int, message: str) -> JSONResponse:
     """What HTTP itself refuses (no such path, no such method), in the same shape."""
-    return JSONResponse(_body(message, "invalid_request_error", None, None, []), status)
+    return JSONResponse(_body(message, "invalid_request_error", None, None), status)
 
 
-def _body(
-    message: str, kind: str, param: str | None, code: str | None, violations: Sequence[Mapping[str, str]]
-) -> dict[str, Any]:
-    carried = message.encode("utf-8", "replace").decode()[:MAX_MESSAGE_CHARACTERS]
-    told: dict[str, Any] = {"message": carried, "type": kind, "param": param, "code": code}
-    if len(violations) > 1:
-        told["violations"] = list(violations)
-    return {"error": told}
+def _body(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:
+    told = None if param is None else _carried(param)
+    return {"error": {"message": _carried(message), "type": kind, "param": told, "code": code}}
+
+
+def _carried(text: str) -> str:
+    """What UTF-8 can carry: a caller's JSON may hold half of a surrogate pair."""
+    return text[:MAX_CHARACTERS].encode("utf-8", "replace").decode()

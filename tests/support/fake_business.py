@@ -6,7 +6,7 @@ What it does is chosen by the text it is asked: "fail REASON", "hold", "die", "c
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -158,19 +158,18 @@ class Chat(chat_service_pb2_grpc.ChatServiceServicer):
     def __init__(self, business: FakeBusiness) -> None:
         self._business = business
 
-    async def Chat(self, request: chat_service_pb2.ChatRequest, context: Any) -> AsyncIterator[Any]:
+    async def Chat(self, request: chat_service_pb2.ChatRequest, context: Any) -> None:
+        """Writes: a generator handed to grpc.aio is not told of a cancel that comes between two messages."""
         await self._business.enter(request, context)
         order = request.messages[-1].content if request.messages else "fail TEXT_EMPTY"
         if order not in ("hold", "die", "cut"):
             await self._business.obey(order, context)
-        yield chat_service_pb2.ChatResponse(
-            started=chat_service_pb2.Started(
-                request_id="r-1", model="chat", input_token_count=7, seed=42, notice=NOTICE
-            )
-        )
+        started = chat_service_pb2.Started(request_id="r-1", model="chat", input_token_count=7, seed=42, notice=NOTICE)
+        await context.write(chat_service_pb2.ChatResponse(started=started))
         pieces = [f"{n} " for n in range(int(order.split()[1]))] if order.startswith("drip ") else ["You said: ", order]
         for piece in pieces:
-            yield chat_service_pb2.ChatResponse(text=chat_service_pb2.Text(text=piece, token_ids=[1, 2]))
+            text = chat_service_pb2.Text(text=piece, token_ids=[1, 2])
+            await context.write(chat_service_pb2.ChatResponse(text=text))
         match order:
             case "hold":
                 await self._business.hold()
@@ -178,14 +177,12 @@ class Chat(chat_service_pb2_grpc.ChatServiceServicer):
                 await fail(context, "REPLICA_LOST", "the replica went away")
             case "cut":
                 return
-        yield chat_service_pb2.ChatResponse(
-            citation=chat_service_pb2.Citation(start=0, end=3, source_id="doc-1", quote="a passage")
+        citation = chat_service_pb2.Citation(start=0, end=3, source_id="doc-1", quote="a passage")
+        await context.write(chat_service_pb2.ChatResponse(citation=citation))
+        finished = chat_service_pb2.Finished(
+            reason=conversation_pb2.FINISH_REASON_STOP, usage=usage(7, 2 * len(pieces)), timings=timings()
         )
-        yield chat_service_pb2.ChatResponse(
-            finished=chat_service_pb2.Finished(
-                reason=conversation_pb2.FINISH_REASON_STOP, usage=usage(7, 2 * len(pieces)), timings=timings()
-            )
-        )
+        await context.write(chat_service_pb2.ChatResponse(finished=finished))
 
 
 class Predict(predict_service_pb2_grpc.PredictServiceServicer):

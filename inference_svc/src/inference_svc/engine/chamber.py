@@ -9,8 +9,8 @@ from inference_svc.engine.driver import Driver
 from inference_svc.engine.encoder_former import EncoderLimits
 from inference_svc.engine.encoding_driver import EncodingDriver
 from inference_svc.engine.generation_driver import GenerationDriver
+from inference_svc.engine.plans import GenerationLimits
 from inference_svc.engine.runner import EncoderRunner, GenerationRunner, SharedCache
-from inference_svc.engine.scheduler import GenerationLimits
 from inference_svc.engine.settings import EngineSettings
 from inference_svc.model import LoadedModel
 from inference_svc.requests import ModelLoad, Task

@@ -8,8 +8,9 @@ from inference_svc.engine.device_time import Cause, DeviceTime
 from inference_svc.engine.door import Facts
 from inference_svc.engine.driver import News
 from inference_svc.engine.isolation import Isolation
+from inference_svc.engine.plans import GenerationLimits, Placement
 from inference_svc.engine.runner import DeviceLost, GenerationRunner, Row, SampledToken, TextDecoder
-from inference_svc.engine.scheduler import GenerationLimits, GenerationScheduler, Placement
+from inference_svc.engine.scheduler import GenerationScheduler
 from inference_svc.engine.step_budget import StepBudget
 from inference_svc.errors import SeamError, StepFailed
 from inference_svc.requests import Encoding, Failed, Generation

@@ -6,7 +6,8 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from inference_svc.engine.costs import StepCosts
-from inference_svc.engine.scheduler import GenerationLimits, GenerationScheduler
+from inference_svc.engine.plans import GenerationLimits
+from inference_svc.engine.scheduler import GenerationScheduler
 from inference_svc.errors import DeadlineExpired
 from inference_svc.requests import Context, Event, Failed, Finished, Generation, Priority, Tokens
 from support.echo import EchoRunner, EchoTokenizer

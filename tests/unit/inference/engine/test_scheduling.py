@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 from inference_svc.engine.costs import StepCosts
-from inference_svc.engine.scheduler import GenerationLimits, GenerationScheduler
+from inference_svc.engine.plans import GenerationLimits
+from inference_svc.engine.scheduler import GenerationScheduler
 from inference_svc.errors import DeadlineExpired, DeadlineInfeasible, NumericalFault
 from inference_svc.requests import Context, Event, Failed, Finished, FinishReason, Generation, Priority, Tokens
 from support.echo import END, NAN, EchoRunner, EchoTokenizer

@@ -71,7 +71,7 @@ def first_stop(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
 @example([0xFF] * 50 + [0xE2, 0x82, 0xAC])
 @example([0xE2, SPECIAL, SPECIAL, SPECIAL, SPECIAL, 0x82, SPECIAL, 0xAC])
 @example([0xF0] * 40 + [0x9F, 0x98, 0x80])
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_the_pieces_together_are_the_text_of_all_tokens(ids):
     decoder = Bytes(PAIRS)
     pieces, _ = pieces_of(decoder, ids)
@@ -79,7 +79,7 @@ def test_the_pieces_together_are_the_text_of_all_tokens(ids):
 
 
 @given(token_lists, st.lists(st.text("stop é\n", min_size=1, max_size=5), min_size=1, max_size=4))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_an_answer_is_cut_at_the_stop_string_that_completes_first(ids, stops):
     decoder = Bytes(PAIRS)
     pieces, met = pieces_of(decoder, ids, stops)

@@ -49,6 +49,11 @@ class SessionClient:
     def half_close(self):
         self._sent.put_nowait(None)
 
+    @property
+    def unread(self):
+        """Frames sent that the other side has not taken."""
+        return self._sent.qsize()
+
     async def until(self, what):
         """Waits until `what()` is true, looking again at every frame."""
         async with asyncio.timeout(PATIENCE):

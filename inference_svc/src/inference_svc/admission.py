@@ -88,9 +88,7 @@ class Admission:
         if self.is_quick(request):
             return self.admit_now(request)
         model = self._catalogue.loaded(request.model)
-        ready = await self._off_loop(request.context, lambda: self._prepare(model, request))
-        self._check_deadlines(ready.context)
-        return ready
+        return await self._off_loop(request.context, lambda: self._prepare(model, request))
 
     async def count(self, name: str, prompt: Prompt, context: Context) -> tuple[list[int], int]:
         """Ids of a prompt, and the model's context limit."""

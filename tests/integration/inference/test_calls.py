@@ -135,6 +135,7 @@ async def test_a_cancelled_call_frees_its_slot():
         following = served.inference.Generate(asked(tokens=3))
         served.gate.open()
         assert [event async for event in following][-1].HasField("finished")
+        await idle(served)
         assert served.runner.step_count < 100
 
 

@@ -55,6 +55,15 @@ async def test_health_is_serving_once_every_model_is_warm_and_not_while_leaving(
         assert await health_of(served.channel, "liveness") == SERVING
 
 
+async def test_a_server_that_leaves_while_it_loads_never_serves():
+    load = HeldLoad()
+    async with running(load=load, ready=False) as served:
+        await served.server.leave()
+        load.go.set()
+        await served.server.ready()
+        assert await health_of(served.channel, "") == NOT_SERVING
+
+
 async def test_a_watcher_of_health_sees_the_change():
     load = HeldLoad()
     async with running(load=load, ready=False) as served:
@@ -168,7 +177,7 @@ async def test_a_client_that_pings_often_is_not_hung_up_on():
         client = served.session()
         client.send(submits=[generation(1, credits=0)])
         await client.until(lambda: client.kinds(1) == ["accepted"])
-        await asyncio.sleep(3.5)  # three pings; there is no sooner sign of a hang-up
+        await asyncio.sleep(5.5)  # five pings; there is no sooner sign of a hang-up
         assert client.end is None
         client.send(grants=[{"request_id": 1, "credits": 100}])
         await client.ended(1)

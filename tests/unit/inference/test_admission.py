@@ -56,6 +56,7 @@ def admission_of(*models, limits=None, tokenizer=None):
     catalogue = Catalogue(specs)
     for spec in specs:
         model = echo_model(spec.name, spec.task, max_texts=4, max_text_bytes=1000)
+        model = replace(model, info=replace(model.info, unavailable_features=()))
         catalogue.ready(replace(model, tokenizer=tokenizer) if tokenizer else model)
     for model in models:
         catalogue.ready(model)

@@ -49,9 +49,9 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.enable_channelz", 1),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
-        # Clients may ping every 5 s, calls or none, and are not hung up on for a burst.
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-        ("grpc.http2.max_ping_strikes", 5),
+        # Clients may ping every second, calls or none (the library's own bound is five minutes).
+        ("grpc.http2.min_ping_interval_without_data_ms", 900),
+        ("grpc.http2.max_ping_strikes", 2),
         ("grpc.keepalive_permit_without_calls", 1),
         # A client that vanished without a word is let go after half a minute.
         ("grpc.keepalive_time_ms", 20_000),

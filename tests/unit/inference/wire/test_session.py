@@ -336,22 +336,41 @@ async def test_draining_tells_hands_back_and_ends_the_stream():
         assert isinstance(await served.client().closed(), Draining)
 
 
+async def test_a_request_that_was_handed_back_ends_once_also_when_the_engine_tells_of_it_too():
+    async with serving() as served:
+        client = served.client(reading=False)
+        client.take(await anext(client.responses))
+        client.send(submits=[generation(1, tokens=400, credits=3)])
+        while len(client.ids(1)) < 3:
+            client.take(await anext(client.responses))
+        served.service.drain()  # while nobody reads
+        assert await asyncio.to_thread(served.engine.wait_until_drained, 20)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        client.take(await anext(client.responses))
+        assert client.kinds(1).count("failed") == 1
+        assert client.reason(1) == "DRAINING"
+
+
 async def test_a_reader_that_stops_gets_merged_news_and_new_work_is_refused():
     """What a peer does not read is bounded by its live requests and their credits; then the session reads no more."""
     async with serving(limits=SessionLimits(max_live_requests=4, heartbeat=5.0)) as served:
         client = served.client(reading=False)
         await anext(client.responses)
-        for first in range(1, 4001, 4):
+        for first in range(1, 12_001, 4):
             client.send(submits=[generation(n, tokens=3, credits=3) for n in range(first, first + 4)])
         first_frame = await anext(client.responses)
         client.take(first_frame)
         other = served.client()
         other.send(submits=[generation(1, tokens=200)])
         await other.ended(1)
+        for _ in range(4000):  # turns enough to read every frame, if it did
+            await asyncio.sleep(0)
+        assert client.unread > 0
         async with asyncio.timeout(20):
             async for frame in client.responses:
                 client.take(frame)
-                if len(client.news) == 4000 and all(client.last(n) in ("finished", "failed") for n in client.news):
+                if len(client.news) == 12_000 and all(client.last(n) in ("finished", "failed") for n in client.news):
                     break
         assert all(client.reason(n) == "QUEUE_FULL" for n in client.news if client.last(n) == "failed")
         assert all(len(client.ids(n)) == 3 for n in client.news if client.last(n) == "finished")

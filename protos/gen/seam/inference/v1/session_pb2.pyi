@@ -151,7 +151,7 @@ class RequestContext(_message.Message):
     priority: Global___Priority.ValueType
     """Who goes first."""
     tenant_key: _builtins.str
-    """Opaque; fairness is between keys, and cached prefixes are not shared across keys."""
+    """Opaque; fairness is between keys, and cached prefixes are not shared across keys. At most 256 bytes."""
     @_builtins.property
     def first_token_timeout(self) -> _duration_pb2.Duration:
         """Time left until the first token (or any result) must be there; no bound when absent."""

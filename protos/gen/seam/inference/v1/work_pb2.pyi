@@ -350,7 +350,7 @@ class StopConditions(_message.Message):
 
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Token ids that end the answer, beside the model's own."""
+        """Token ids that end the answer, beside the model's own; at most 1,024."""
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """The engine end to end: real thread, echo models, an outlet that remembers."""
 
+import time
+
 import numpy as np
 import pytest
 from inference_svc.errors import (
@@ -202,3 +204,22 @@ def test_a_live_id_is_refused_a_second_time():
         engine.submit(outlet, 1, generation("x"))
         with pytest.raises(DuplicateRequest):
             engine.submit(outlet, 1, generation("x"))
+
+
+def test_a_cancel_frees_the_slot_even_when_no_step_follows():
+    runner, outlet = EchoRunner(), RecordingOutlet()
+    with running(echo_model(runner=runner)) as engine:
+        engine.submit(outlet, 1, generation("stalled", credits=1))
+        outlet.wait_for_tokens(1, 1)
+        engine.cancel(outlet, 1)
+        assert isinstance(outlet.error(1), Cancelled)
+        assert runner.open_slots == frozenset()
+
+
+def test_a_deadline_is_kept_even_when_nothing_else_wakes_the_engine():
+    outlet = RecordingOutlet()
+    with running(echo_model()) as engine:
+        context = Context(deadline=time.monotonic() + 0.1)
+        engine.submit(outlet, 1, generation("stalled", credits=1, context=context))
+        assert isinstance(outlet.error(1), DeadlineExpired)
+    assert len(outlet.ids(1)) == 1

@@ -7,7 +7,17 @@ from inference_svc.engine.costs import StepCosts
 from inference_svc.engine.plans import GenerationLimits
 from inference_svc.engine.scheduler import GenerationScheduler
 from inference_svc.errors import DeadlineExpired, DeadlineInfeasible, NumericalFault
-from inference_svc.requests import Context, Event, Failed, Finished, FinishReason, Generation, Priority, Tokens
+from inference_svc.requests import (
+    Context,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Generation,
+    OutputDetail,
+    Priority,
+    Tokens,
+)
 from support.echo import END, NAN, EchoRunner, EchoTokenizer
 from support.outlets import generation
 
@@ -319,6 +329,19 @@ def test_a_prefix_that_the_slot_holds_already_is_not_computed_and_is_told_in_the
     end = house.end(2)
     assert isinstance(end, Finished)
     assert end.usage.cached_token_count == 20
+
+
+def test_prompt_logprobs_are_told_once_even_when_the_sequence_is_computed_again():
+    house = Harness(slots=1)
+    house.submit(1, generation("low", count=6, credits=2, detail=OutputDetail(prompt_logprobs=True)))
+    house.run(lambda: not house.scheduler.has_work)
+    house.submit(2, generation("needs the slot", count=1))
+    house.turn()
+    house.scheduler.grant(1, 9)
+    house.run(lambda: house.scheduler.is_idle)
+    assert house.runner.opened == 3
+    told = [event.prompt_logprobs for event in house.events[1] if isinstance(event, Tokens)]
+    assert [len(each) for each in told] == [2, 0, 0, 0, 0, 0]
 
 
 def test_timings_tell_queue_prefill_and_decode():

@@ -4,6 +4,7 @@ A step's output is shown when it fails; the tests' output always. Every step run
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -71,6 +72,8 @@ STEPS = [
 
 
 def main(names: list[str]) -> int:
+    # A check started in the background inherits that Ctrl-C is ignored, and so would everything that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     unknown = set(names) - {step.name for step in STEPS}
     if unknown:
         print(f"no such step: {', '.join(sorted(unknown))}; there are {', '.join(step.name for step in STEPS)}")

@@ -17,15 +17,16 @@ def plan(topology, replicas):
 @pytest.mark.parametrize(
     ("topology", "replicas", "cores", "threads"),
     [
-        (Topology.SPLIT, 1, 8, 8),
-        (Topology.SPLIT, 2, 8, 4),
-        (Topology.HYBRID, 1, 8, 4),
+        (Topology.SPLIT, 1, 8, 7),
+        (Topology.SPLIT, 2, 9, 4),
+        (Topology.HYBRID, 1, 9, 4),
         (Topology.SPLIT, 4, 2, 1),
-        (Topology.SPLIT, 0, 2, 2),
-        (Topology.MONOLITH, 0, 8, 8),
+        (Topology.SPLIT, 1, 2, 1),
+        (Topology.SPLIT, 0, 1, 1),
+        (Topology.MONOLITH, 0, 8, 7),
     ],
 )
-def test_engines_share_the_cores(topology, replicas, cores, threads):
+def test_engines_share_the_cores_but_one(topology, replicas, cores, threads):
     assert torch_threads(plan(topology, replicas), cores) == threads
 
 

@@ -76,12 +76,16 @@ def business_ready(content: Mapping[str, Any]) -> BusinessReady:
 
 
 def torch_threads(plan: Plan, cores: int) -> int:
-    """Engines share the cores: each with all of them would make every step wait for the others'."""
-    return max(1, cores // max(1, plan.replica_count + plan.has_local_engine))
+    """Engines share the cores but one, which is left to everything else. A step whose threads do not all have a core
+    waits for the one that has none, many times the step's own length."""
+    return max(1, (cores - 1) // max(1, plan.replica_count + plan.has_local_engine))
+
+
+def proposed_settings(plan: Plan) -> dict[str, str]:
+    """The variables that a plan only proposes: the environment goes before them."""
+    return {"SEAM_TORCH_THREADS": str(torch_threads(plan, usable_cores()))}
 
 
 def _settled(plan: Plan, environment: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
-    """Children write their lines at once. What the plan decides goes before the environment, what it only proposes
-    after it."""
-    proposed = {"SEAM_TORCH_THREADS": str(torch_threads(plan, usable_cores()))}
-    return {**proposed, **environment, "PYTHONUNBUFFERED": "1", **settings}
+    """Children write their lines at once."""
+    return {**proposed_settings(plan), **environment, "PYTHONUNBUFFERED": "1", **settings}

@@ -2,13 +2,14 @@
 
 import asyncio
 import os
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
 import business_svc.settings
 import inference_svc.settings
 from inference_svc.errors import ModelLoadError
 
-from seam_local.children import ANY_PORT, business_settings
+from seam_local.children import ANY_PORT, business_settings, proposed_settings
 from seam_local.faults import CannotServe
 from seam_local.one_process import one_process
 from seam_local.plan import BadPlan, Plan
@@ -20,14 +21,14 @@ from seam_local.supervisor import Announce
 class Monolith:
     """A Roof without children. Raises BadPlan when the environment's settings are wrong."""
 
-    def __init__(self, plan: Plan, screen: Screen) -> None:
+    def __init__(self, plan: Plan, environment: Mapping[str, str], screen: Screen) -> None:
         self._plan = plan
         self._screen = screen
         screen.take_logs()
-        given = {name.removeprefix("SEAM_").lower(): value for name, value in business_settings(plan, ()).items()}
+        proposed = {name: value for name, value in proposed_settings(plan).items() if name not in environment}
         try:
-            self._business = business_svc.settings.read_settings(**given)
-            self._inference = inference_svc.settings.read_settings(listen=ANY_PORT)
+            self._business = business_svc.settings.read_settings(**_fields(business_settings(plan, ())))
+            self._inference = inference_svc.settings.read_settings(listen=ANY_PORT, **_fields(proposed))
         except (business_svc.settings.SettingsError, inference_svc.settings.SettingsError) as fault:
             raise BadPlan(str(fault)) from None
 
@@ -51,3 +52,8 @@ class Monolith:
     def kill(self) -> None:
         """This process is all there is."""
         os._exit(1)
+
+
+def _fields(variables: Mapping[str, str]) -> dict[str, str]:
+    """Variables under the names that the settings have for them."""
+    return {name.removeprefix("SEAM_").lower(): value for name, value in variables.items()}

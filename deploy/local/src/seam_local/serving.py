@@ -72,7 +72,7 @@ def _roof(plan: Plan, environment: Mapping[str, str], screen: Screen) -> Roof:
         return Supervisor(plan, environment, screen)
     from seam_local.monolith import Monolith  # brings torch, which a supervisor of processes does not need
 
-    return Monolith(plan, screen)
+    return Monolith(plan, environment, screen)
 
 
 async def _first_of(*works: Awaitable[object], screen: Screen) -> int:

@@ -160,6 +160,13 @@ class Chat(chat_service_pb2_grpc.ChatServiceServicer):
 
     async def Chat(self, request: chat_service_pb2.ChatRequest, context: Any) -> None:
         """Writes: a generator handed to grpc.aio is not told of a cancel that comes between two messages."""
+        try:
+            await self._answer(request, context)
+        except asyncio.CancelledError:
+            self._business.cancelled.set()
+            raise
+
+    async def _answer(self, request: chat_service_pb2.ChatRequest, context: Any) -> None:
         await self._business.enter(request, context)
         order = request.messages[-1].content if request.messages else "fail TEXT_EMPTY"
         if order not in ("hold", "die", "cut"):

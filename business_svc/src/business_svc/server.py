@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -22,6 +22,7 @@ from business_svc.domain.prompting import PromptRules
 from business_svc.edge_grpc import door as grpc_door
 from business_svc.edge_grpc import servicers
 from business_svc.edge_grpc.observing import Health, add_channelz, add_reflection
+from business_svc.edge_http import door as http_door
 from business_svc.edge_http.app import Routes, build_app
 from business_svc.edge_http.listening import Listener, bound_socket, told_address
 from business_svc.ports import Inference
@@ -33,7 +34,7 @@ from business_svc.usecases.predicting import Predicting
 from business_svc.usecases.scoring import Scoring
 
 HEALTH_SECONDS = 0.2  # how old an answer of the health service may be
-LAST_GRACE_SECONDS = 0.5  # for calls still running when a server that was not drained goes away
+LAST_GRACE_SECONDS = 0.5  # for the words in which calls are told that the server stops
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,21 +46,27 @@ class UseCases:
     operations: Operations
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class GrpcEdge:
+    server: grpc.aio.Server
+    door: grpc_door.Door
+    health: Health
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HttpEdge:
+    listener: Listener
+    door: http_door.Door
+
+
 class Running:
-    """A server that takes calls. Addresses are "host:port" as they can be dialled from this machine."""
+    """A server that takes calls. Addresses are "host:port", with the port that was really taken."""
 
     def __init__(
-        self,
-        grpc_server: grpc.aio.Server,
-        grpc_address: str,
-        http_listener: Listener,
-        http_address: str,
-        health: Health,
-        operations: Operations,
+        self, grpc_edge: GrpcEdge, grpc_address: str, http_edge: HttpEdge, http_address: str, operations: Operations
     ) -> None:
-        self._grpc_server = grpc_server
-        self._http_listener = http_listener
-        self._health = health
+        self._grpc = grpc_edge
+        self._http = http_edge
         self._operations = operations
         self.grpc_address = grpc_address
         self.http_address = http_address
@@ -67,48 +74,57 @@ class Running:
     @property
     def ready(self) -> bool:
         """Whether new work is taken and every model can answer now."""
-        return not self._health.draining and self._operations.ready()
+        return not self._grpc.health.draining and self._operations.ready()
 
     async def drain(self, grace: float) -> None:
-        """Health says NOT_SERVING, nothing new is taken, what runs has `grace` seconds and is cancelled then."""
-        await self._health.drain()
-        self._http_listener.drain(grace)
-        await self._grpc_server.stop(grace)
+        """Health says NOT_SERVING, new calls are refused with DRAINING, what runs has `grace` seconds and ends with
+        DRAINING then. gRPC listens to the end: a server of theirs that stops answers new calls with a bare CANCELLED,
+        which tells a client neither why nor that it may try again."""
+        self._grpc.door.close()
+        self._http.door.close()
+        await self._grpc.health.drain()
+        self._http.listener.drain(grace + LAST_GRACE_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._grpc.door.empty()
+                await self._http.listener.closed.wait()
+        await self.stop()
+
+    async def stop(self) -> None:
+        """At once: what runs ends with DRAINING."""
+        self._grpc.door.hang_up()
+        self._http.door.hang_up()
+        self._http.listener.drain(LAST_GRACE_SECONDS)
+        await self._grpc.server.stop(LAST_GRACE_SECONDS)
+        await self._http.listener.closed.wait()
 
 
 @asynccontextmanager
 async def serve(settings: Settings, inference: Inference) -> AsyncGenerator[Running, None]:
-    """Serves both edges until left. Leaving without a drain before it cancels what runs. Raises OSError when an address
+    """Serves both edges until left; leaving stops at once what was not drained before. Raises OSError when an address
     cannot be had."""
     cases = _use_cases(settings, inference)
     keys = KeyRing(settings.api_keys)
-    health = Health(cases.operations)
-    await health.refresh()
-    grpc_server = _grpc_server(settings, cases, keys, health)
-    grpc_address = _add_port(grpc_server, settings.grpc_listen)
+    grpc_edge = _grpc_edge(settings, cases, keys)
+    await grpc_edge.health.refresh()
     bound = bound_socket(*host_and_port(settings.http_listen))
-    routes = Routes(
-        cases.answering,
-        cases.predicting,
-        cases.embedding,
-        cases.scoring,
-        cases.operations,
-        wall_clock=time.time,
-        ready=lambda: not health.draining and cases.operations.ready(),
-    )
-    listener = Listener(build_app(routes, keys, settings.max_request_bytes, version("seam-business")))
-    running = Running(grpc_server, grpc_address, listener, told_address(bound), health, cases.operations)
+    try:
+        grpc_address = _add_port(grpc_edge.server, settings.grpc_listen)
+    except OSError:
+        bound.close()
+        raise
+    http_edge = _http_edge(settings, cases, keys, grpc_edge.health)
+    running = Running(grpc_edge, grpc_address, http_edge, told_address(bound), cases.operations)
     async with asyncio.TaskGroup() as group:
-        group.create_task(listener.serve(sockets=[bound]))
-        watching = group.create_task(_keep_fresh(health))
-        await listener.listening.wait()
-        await grpc_server.start()
+        group.create_task(http_edge.listener.serve(sockets=[bound]))
+        watching = group.create_task(_keep_fresh(grpc_edge.health))
+        await http_edge.listener.listening.wait()
+        await grpc_edge.server.start()
         try:
             yield running
         finally:
             watching.cancel()
-            listener.drain(LAST_GRACE_SECONDS)
-            await grpc_server.stop(LAST_GRACE_SECONDS)
+            await running.stop()
 
 
 def _use_cases(settings: Settings, inference: Inference) -> UseCases:
@@ -125,7 +141,21 @@ def _use_cases(settings: Settings, inference: Inference) -> UseCases:
     )
 
 
-def _grpc_server(settings: Settings, cases: UseCases, keys: KeyRing, health: Health) -> grpc.aio.Server:
+def _http_edge(settings: Settings, cases: UseCases, keys: KeyRing, health: Health) -> HttpEdge:
+    routes = Routes(
+        cases.answering,
+        cases.predicting,
+        cases.embedding,
+        cases.scoring,
+        cases.operations,
+        wall_clock=time.time,
+        ready=lambda: not health.draining and cases.operations.ready(),
+    )
+    door = build_app(routes, keys, settings.max_request_bytes, version("seam-business"))
+    return HttpEdge(Listener(door), door)
+
+
+def _grpc_edge(settings: Settings, cases: UseCases, keys: KeyRing) -> GrpcEdge:
     """The transport takes messages of twice the limit, so that the door can say what is wrong with one over it; what is
     bigger still is refused by gRPC itself, with the same code."""
     server = grpc.aio.server(
@@ -138,6 +168,7 @@ def _grpc_server(settings: Settings, cases: UseCases, keys: KeyRing, health: Hea
         )
     )
     door = grpc_door.Door(keys, settings.max_request_bytes)
+    health = Health(cases.operations)
     chat_service_pb2_grpc.add_ChatServiceServicer_to_server(servicers.ChatServicer(door, cases.answering), server)
     predict_service_pb2_grpc.add_PredictServiceServicer_to_server(
         servicers.PredictServicer(door, cases.predicting), server
@@ -152,7 +183,7 @@ def _grpc_server(settings: Settings, cases: UseCases, keys: KeyRing, health: Hea
     health.add_to(server)
     add_reflection(server)
     add_channelz(server)
-    return server
+    return GrpcEdge(server, door, health)
 
 
 def _add_port(server: grpc.aio.Server, address: str) -> str:

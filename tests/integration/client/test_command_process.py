@@ -20,7 +20,8 @@ COMMAND = [sys.executable, "-m", "seam_client.command"]
 def environment(business: FakeBusiness, tmp_path: Path) -> dict[str, str]:
     ready = tmp_path / "ready.json"
     ready.write_text(json.dumps({"grpc": business.target, "api_key": KEY}))
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("SEAM_")}
+    # Unbuffered Python would hide a piece of text that is not flushed.
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("SEAM_") and k != "PYTHONUNBUFFERED"}
     return kept | {"SEAM_READY_FILE": str(ready), "TERM": "xterm-256color", "COLUMNS": "200"}
 
 

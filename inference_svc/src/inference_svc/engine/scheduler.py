@@ -152,7 +152,7 @@ class GenerationScheduler:
         events: list[tuple[int, Event]] = []
         for key, row, result in zip(step.keys, step.rows, sampled, strict=True):
             sequence = self._placed.get(key)
-            if sequence is None or sequence.slot != row.slot:
+            if sequence is None:
                 continue  # it ended while the step was computed
             if isinstance(result, SeamError):
                 events.append((key, Failed(result)))

@@ -101,6 +101,22 @@ def test_a_long_prompt_does_not_stall_sequences_that_decode():
         assert sum(count for _, count in step) == 16
 
 
+def test_where_more_decode_than_a_step_may_hold_they_take_turns_and_prompts_still_come_in():
+    house = Harness(slots=6, budget=4)
+    works = {key: generation("a", count=40, seed=key) for key in range(5)}
+    for key, work in works.items():
+        house.submit(key, work)
+    house.turn(12)
+    house.submit(9, generation("x" * 20, count=2))
+    house.turn(45)
+    assert all(sum(count for _, count in step) <= 4 for step in house.steps)
+    assert isinstance(house.end(9), Finished)
+    lengths = [len(house.ids(key)) for key in works]
+    assert max(lengths) - min(lengths) <= 3
+    house.run(lambda: house.scheduler.is_idle)
+    assert all(house.ids(key) == house.runner.expected(work, 40) for key, work in works.items())
+
+
 def test_prompts_take_no_more_of_a_step_than_their_bound_while_others_decode():
     house = Harness(budget=64, prompt_bound=8)
     house.submit(1, generation("first", count=100))

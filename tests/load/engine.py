@@ -1,4 +1,4 @@
-"""Tokens a second of the engine against its peers: `make bench-engine`, or `python -m load.engine` from tests/.
+"""Tokens a second of the engine against its peers: `python -m load.engine` from tests/.
 
 Each peer runs in a process of its own, one after the other, in rounds, so that the machine's mood falls on all alike;
 the best round of each counts. vLLM joins where `--vllm-python` names the interpreter of an environment that has it.

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+import torch
 from inference_svc.admission import Admission, AdmissionLimits
 from inference_svc.catalogue import Catalogue
 from inference_svc.engine.engine import Engine
@@ -63,6 +64,7 @@ def main() -> None:
     settings = read_settings(listen="")
     specs = [spec for spec in settings.model_specs() if spec.name == work]
     catalogue, engine = Catalogue(specs), Engine()
+    torch.set_num_threads(settings.torch_threads or torch.get_num_threads())
     engine.start()
     model = load_model(specs[0], cache_folder=settings.cache_folder, progress=lambda _: None)
     engine.add(model)

@@ -1,4 +1,4 @@
-"""The whole way against the same models driven offline in the same run: `make bench`, or `python -m load.whole_way`.
+"""The whole way against the same models driven offline in the same run: `python -m load.whole_way` from tests/.
 
 Client, business server, session, engine and back, on real processes (`seam-up`), at concurrency 1, 16 and 64, closed
 loop. The references are the engine's own rooms without a wire, in a process of their own: `offline` drives the engine
@@ -8,6 +8,7 @@ with everything at once. Rounds alternate between what is compared, and the best
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -22,10 +23,12 @@ from support.seam_up import SeamUp, seam_up
 from load.benchmark_models import texts
 from load.report import Meter, percentile, report
 
+HERE = Path(__file__).parent
 CONCURRENCY = (1, 16, 64)
 PROMPTS = 96
 TEXTS = 384
 OUTPUT_TOKENS = 48
+THREADS = str(max(1, (os.cpu_count() or 1) - 1))  # of the model, on both sides, as seam-up proposes
 
 
 @dataclass
@@ -52,7 +55,8 @@ async def closed_loop(
     async def worker() -> None:
         for question in left:
             began = time.perf_counter()
-            run.units += await ask(question, run)
+            made = await ask(question, run)  # first awaited, then added: workers share the sum
+            run.units += made
             run.latencies.append(time.perf_counter() - began)
 
     with Meter(pids) as meter:
@@ -90,7 +94,8 @@ async def measure(system: SeamUp, work: str, concurrency: int) -> Run:
 def offline(work: str) -> Run:
     """The engine alone, everything submitted at once, in a process of its own."""
     command = [sys.executable, "-m", "load.offline", work]
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "SEAM_TORCH_THREADS": THREADS, "OMP_NUM_THREADS": THREADS}
+    done = subprocess.run(command, cwd=HERE.parent, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
     measured: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -135,7 +140,7 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[dict[str, object]] = []
     for topology in options.topologies:
-        with seam_up("--topology", topology, SEAM_TORCH_THREADS="", OMP_NUM_THREADS="") as system:
+        with seam_up("--topology", topology, SEAM_TORCH_THREADS=THREADS, OMP_NUM_THREADS=THREADS) as system:
             for work in ("embed", "chat"):
                 rows += rows_of(work, topology, system, options.rounds)
     report(

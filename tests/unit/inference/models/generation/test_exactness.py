@@ -1,4 +1,7 @@
-"""Packed steps give each request the tokens that the model gives it alone."""
+"""Every architecture, in every way of being served, greedy and drawn, gives each request the tokens of `generate`.
+
+The engine's own scheduler plans the steps, so what is held exact here is what is served.
+"""
 
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -7,102 +10,145 @@ from dataclasses import dataclass
 import pytest
 import torch
 from inference_svc.models.generation_runner import PackedGenerationRunner
-from inference_svc.requests import Generation
+from inference_svc.requests import Generation, Sampling
 from support.driving import Driver, generation, resumed
+from support.engine_ways import Answers, SmallCache, all_at_once, come_and_go, one_by_one
 from support.generation_models import ARCHITECTURES, build_model
-from transformers import PreTrainedModel
+from support.plain_generation import PlainAnswer, plain_answer
 
-_NEAR_TIE = 1e-4
-_PROMPT_LENGTHS = (3, 9, 17, 30, 45, 1, 70, 12)
+_REQUESTS = 64
+_CONTEXT = 128
+_LONG = ((17, 15), (9, 18), (1, 12), (30, 14), (45, 10), (70, 8), (12, 16), (16, 11))  # tokens in and out
 
 
 @dataclass(slots=True, eq=False)
 class Served:
-    plain: PreTrainedModel
     runner: PackedGenerationRunner
-    asked: dict[str, Generation]
-    expected: dict[str, list[int]]
+    expected: dict[str, PlainAnswer]
+
+    @property
+    def asked(self) -> dict[str, Generation]:
+        return {name: each.asked for name, each in self.expected.items()}
+
+
+def _greedy(whims: random.Random) -> Sampling:
+    return Sampling(seed=0)
+
+
+def _drawn(whims: random.Random) -> Sampling:
+    return Sampling(
+        temperature=whims.choice([0.5, 1.0, 1.5]),
+        top_k=whims.choice([0, 0, 20]),
+        top_p=whims.choice([1.0, 0.9]),
+        min_p=whims.choice([0.0, 0.0, 0.02]),
+        repetition_penalty=whims.choice([1.0, 1.3]),
+        presence_penalty=whims.choice([0.0, 0.5]),
+        frequency_penalty=whims.choice([0.0, -0.5]),
+        logit_bias=whims.choice([{}, {40: 3.0, 41: -100.0}]),
+        seed=whims.getrandbits(63),
+    )
+
+
+SAMPLINGS: dict[str, Callable[[random.Random], Sampling]] = {"greedy": _greedy, "drawn": _drawn}
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+def models(request: pytest.FixtureRequest) -> tuple[torch.nn.Module, PackedGenerationRunner]:
     torch.set_num_threads(1)
-    plain = build_model(request.param)
-    runner = PackedGenerationRunner(build_model(request.param), slot_count=8, max_context_tokens=128)
+    runner = PackedGenerationRunner(build_model(request.param), slot_count=_REQUESTS, max_context_tokens=_CONTEXT)
+    return build_model(request.param), runner
+
+
+@pytest.fixture(scope="module", params=SAMPLINGS)
+def served(models: tuple[torch.nn.Module, PackedGenerationRunner], request: pytest.FixtureRequest) -> Iterator[Served]:
+    plain, runner = models
     whims = random.Random(3)
-    asked = {
-        f"r{index}": generation([whims.randrange(4, 500) for _ in range(length)], whims.randint(4, 14))
-        for index, length in enumerate(_PROMPT_LENGTHS)
+    expected = {}
+    for index in range(_REQUESTS):
+        length, count = _LONG[index] if index < len(_LONG) else (whims.randint(1, 24), whims.randint(2, 4))
+        prompt = [whims.randrange(4, 500) for _ in range(length)]
+        asked = generation(prompt, count, sampling=SAMPLINGS[request.param](whims))
+        expected[f"r{index}"] = plain_answer(plain, asked)
+    answers = {tuple(each.output_ids) for each in expected.values()}
+    assert len(answers) > 0.9 * _REQUESTS, "answers must tell prompts apart"
+    return Served(runner, expected)
+
+
+def _few(served: Served) -> dict[str, Generation]:
+    return dict(list(served.asked.items())[: len(_LONG)])
+
+
+def alone(served: Served) -> Answers:
+    return one_by_one(served.runner, _few(served))
+
+
+def mixed_64_at_once(served: Served) -> Answers:
+    return all_at_once(served.runner, served.asked)
+
+
+def joining_and_leaving_at_random(served: Served) -> Answers:
+    return come_and_go(served.runner, served.asked, random.Random(11))
+
+
+def chunked(served: Served) -> Answers:
+    counted = SmallCache(served.runner)
+    answers = all_at_once(counted, _few(served), step_token_budget=13)
+    assert max(map(sum, counted.steps)) <= 13
+    return answers
+
+
+def in_any_chunks(served: Served) -> Answers:
+    driver = Driver(served.runner, chunk=16, whims=random.Random(11))
+    answers = {name: each.output_ids for name, each in driver.run(_few(served)).items()}
+    assert driver.put_off_count > 0
+    return answers
+
+
+def preempted(served: Served) -> Answers:
+    small = SmallCache(served.runner, cache_token_count=_CONTEXT)
+    answers = all_at_once(small, _few(served))
+    assert small.opened > len(_LONG), "nobody was put off"
+    return answers
+
+
+def resumed_at_every_position(served: Served) -> Answers:
+    again = {
+        f"{name} at {at}": resumed(each, served.expected[name].output_ids[:at])
+        for name, each in _few(served).items()
+        for at in range(1, each.max_output_tokens)
     }
-    expected = {name: _generate(plain, each) for name, each in asked.items()}
-    assert len({tuple(ids) for ids in expected.values()}) == len(asked), "answers must tell prompts apart"
-    return Served(plain, runner, asked, expected)
+    return all_at_once(served.runner, again)
 
 
-def _generate(model: PreTrainedModel, asked: Generation) -> list[int]:
-    ids = torch.tensor([asked.prompt_ids])
-    with torch.inference_mode():
-        answer = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=asked.max_output_tokens, do_sample=False
-        )
-    return answer[0, ids.shape[1] :].tolist()
+WAYS = (
+    alone,
+    mixed_64_at_once,
+    joining_and_leaving_at_random,
+    chunked,
+    in_any_chunks,
+    preempted,
+    resumed_at_every_position,
+)
 
 
-def _near_ties(served: Served, found: Mapping[str, list[int]]) -> int:
-    """How many answers leave the reference at a near tie; fails if one does elsewhere."""
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_the_answer_is_that_of_generate(
+    served: Served, way: Callable[[Served], Answers], record_property: Callable[[str, object], None]
+) -> None:
+    near_ties = _near_ties(served.expected, way(served))
+    record_property("near_ties", near_ties)
+    assert near_ties <= 1, f"{near_ties} answers left the reference at near ties"
+
+
+def _near_ties(expected: Mapping[str, PlainAnswer], found: Answers) -> int:
+    """How many answers leave the reference where rounding decides; fails if one does elsewhere."""
     count = 0
     for name, ids in found.items():
-        expected = served.expected[name]
-        if ids == expected:
+        plain = expected[name.partition(" ")[0]]
+        if ids == plain.output_ids:
             continue
-        assert len(ids) == len(expected)
-        first = next(index for index, pair in enumerate(zip(ids, expected, strict=True)) if pair[0] != pair[1])
-        seen = torch.tensor([[*served.asked[name].prompt_ids, *expected[:first]]])
-        with torch.inference_mode():
-            best = served.plain(input_ids=seen, attention_mask=torch.ones_like(seen)).logits[0, -1].topk(2).values
-        gap = float(best[0] - best[1])
-        assert gap < _NEAR_TIE, f"{name} differs at token {first}, where the gap is {gap}"
+        assert len(ids) == len(plain.output_ids), name
+        first = next(at for at, pair in enumerate(zip(ids, plain.output_ids, strict=True)) if pair[0] != pair[1])
+        assert plain.is_near_tie(first), f"{name} differs at token {first}: {ids}, not {plain.output_ids}"
         count += 1
     return count
-
-
-Tell = Callable[[str, object], None]
-
-
-def _check(served: Served, driver: Driver, record_property: Tell) -> None:
-    found = {name: each.output_ids for name, each in driver.run(served.asked).items()}
-    near_ties = _near_ties(served, found)
-    record_property("near_ties", near_ties)
-    assert near_ties <= 1, f"{near_ties} of {len(found)} answers left the reference at near ties"
-
-
-def test_a_request_alone_equals_generate(served: Served, record_property: Tell) -> None:
-    _check(served, Driver(served.runner, at_once=1), record_property)
-
-
-def test_requests_mixed_at_once_equal_generate(served: Served, record_property: Tell) -> None:
-    _check(served, Driver(served.runner), record_property)
-
-
-def test_chunked_prompts_equal_generate(served: Served, record_property: Tell) -> None:
-    _check(served, Driver(served.runner, chunk=7), record_property)
-
-
-def test_requests_that_join_leave_and_are_put_off_equal_generate(served: Served, record_property: Tell) -> None:
-    driver = Driver(served.runner, chunk=16, whims=random.Random(11))
-    _check(served, driver, record_property)
-    assert driver.put_off_count > 0
-
-
-def test_requests_resumed_at_every_position_equal_generate(served: Served, record_property: Tell) -> None:
-    near_ties = 0
-    for at in range(1, max(len(ids) for ids in served.expected.values())):
-        again = {
-            name: resumed(each, served.expected[name][:at])
-            for name, each in served.asked.items()
-            if at < len(served.expected[name])
-        }
-        found = {name: each.output_ids for name, each in Driver(served.runner, chunk=40).run(again).items()}
-        near_ties += _near_ties(served, found)
-    record_property("near_ties", near_ties)
-    assert near_ties <= 1, f"{near_ties} resumed answers left the reference at near ties"

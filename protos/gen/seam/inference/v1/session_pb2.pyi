@@ -476,6 +476,55 @@ class Event(_message.Message):
 Global___Event: _TypeAlias = Event  # noqa: Y015
 
 @_typing.final
+class TokenColumns(_message.Message):
+    """New tokens of many requests, column by column: a frame of an engine step is mostly this. Entry i speaks of request
+    request_ids[i]; its ids are the next id_counts[i] of `ids`, its text the next text_byte_counts[i] bytes of `text`, cut
+    between characters. The three columns by entry are equally long, and the counts add up to what is there.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_IDS_FIELD_NUMBER: _builtins.int
+    ID_COUNTS_FIELD_NUMBER: _builtins.int
+    TEXT_BYTE_COUNTS_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """All new text, entry after entry."""
+    @_builtins.property
+    def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """By entry: whose."""
+
+    @_builtins.property
+    def id_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """By entry: how many new tokens, at least 1."""
+
+    @_builtins.property
+    def text_byte_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """By entry: bytes of UTF-8 of new text; 0 where the tokens do not make a whole character yet."""
+
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """All new tokens, entry after entry."""
+
+    def __init__(
+        self,
+        *,
+        request_ids: _abc.Iterable[_builtins.int] | None = ...,
+        id_counts: _abc.Iterable[_builtins.int] | None = ...,
+        text_byte_counts: _abc.Iterable[_builtins.int] | None = ...,
+        ids: _abc.Iterable[_builtins.int] | None = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id_counts", b"id_counts", "ids", b"ids", "request_ids", b"request_ids", "text", b"text", "text_byte_counts", b"text_byte_counts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenColumns: _TypeAlias = TokenColumns  # noqa: Y015
+
+@_typing.final
 class ModelLoad(_message.Message):
     """One model's load."""
 
@@ -565,6 +614,7 @@ class SessionResponse(_message.Message):
     WELCOME_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """First frame only."""
@@ -579,16 +629,23 @@ class SessionResponse(_message.Message):
     def load(self) -> Global___Load:
         """Always set."""
 
+    @_builtins.property
+    def tokens(self) -> Global___TokenColumns:
+        """Sent only to a client whose hello has the capability "token-columns". A request that has an entry here has no event
+        in the same frame.
+        """
+
     def __init__(
         self,
         *,
         welcome: Global___Welcome | None = ...,
         events: _abc.Iterable[Global___Event] | None = ...,
         load: Global___Load | None = ...,
+        tokens: Global___TokenColumns | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "tokens", b"tokens", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "load", b"load", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "load", b"load", "tokens", b"tokens", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,6 +74,36 @@ async def play(duplex: Duplex, frames: list[pb.SessionRequest]) -> None:
             pass
 
 
+async def test_a_client_that_reads_columns_gets_a_request_in_one_form_a_frame(world: World) -> None:
+    duplex = await world.duplex()
+    hello = pb.Hello(protocol_revision=1, client_id="test", capabilities=["token-columns"])
+    await duplex.send(pb.SessionRequest(hello=hello))
+    await receive(duplex)
+    await duplex.send(pb.SessionRequest(submits=[submit(1, count=40), submit(2, count=40)]))
+    ids: dict[int, list[int]] = {1: [], 2: []}
+    texts = {1: "", 2: ""}
+    left, columns = {1, 2}, 0
+    async with asyncio.timeout(10):
+        while left:
+            frame = await receive(duplex)
+            columns += len(frame.tokens.request_ids)
+            assert not set(frame.tokens.request_ids) & {event.request_id for event in frame.events}
+            at = text_at = 0
+            entries = zip(frame.tokens.request_ids, frame.tokens.id_counts, frame.tokens.text_byte_counts, strict=True)
+            for request_id, count, size in entries:
+                ids[request_id].extend(frame.tokens.ids[at : at + count])
+                texts[request_id] += frame.tokens.text[text_at : text_at + size]
+                at, text_at = at + count, text_at + size
+            for event in frame.events:
+                ids[event.request_id].extend(event.tokens.ids)
+                texts[event.request_id] += event.tokens.text
+                left -= {event.request_id} if event.WhichOneof("event") == "finished" else set()
+    assert columns > 0
+    for request_id in (1, 2):
+        assert len(ids[request_id]) == 40
+        assert texts[request_id] == bytes(ids[request_id]).decode()
+
+
 async def test_events_come_in_the_documented_order(world: World) -> None:
     duplex = await opened(world)
     await duplex.send(pb.SessionRequest(submits=[submit(1)]))

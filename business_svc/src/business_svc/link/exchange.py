@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from seam.inference.v1.session_pb2 import Event
 
+from business_svc.domain.inference import Tokens
 from business_svc.errors import Reason, SeamError
 from business_svc.link.credits import Credits
 from business_svc.link.inference_wire import Failed, News, news_of
@@ -45,7 +46,7 @@ class Exchange:
         self._results_left = most_results
         self._grant = grant
         self._leave = leave
-        self._unread: deque[tuple[Event | Failed, int]] = deque()  # with its count of tokens
+        self._unread: deque[tuple[Event | Tokens | Failed, int]] = deque()  # with its count of tokens
         self._arrived: asyncio.Future[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self.ended = False
@@ -61,10 +62,8 @@ class Exchange:
             return ends
         count = 0
         if which == "tokens":
-            if self._credits is None:
-                raise PeerBroke("tokens came for a request that generates none")
             count = len(event.tokens.ids)
-            self._credits.received(count)
+            self._take_credits(count)
         elif which in ("vectors", "scores"):
             self._results_left -= len(event.vectors.embeddings) + len(event.scores.scores)
             if self._results_left < 0:
@@ -73,6 +72,19 @@ class Exchange:
             raise PeerBroke("a request was accepted twice")
         self._put(event, count, ends)
         return ends
+
+    def deliver_tokens(self, tokens: Tokens) -> None:
+        """As `deliver`, of what came in columns. Raises CreditsOverdrawn, PeerBroke."""
+        self.seen = True
+        if self.ended:
+            return
+        self._take_credits(len(tokens.ids))
+        self._put(tokens, len(tokens.ids), ends=False)
+
+    def _take_credits(self, count: int) -> None:
+        if self._credits is None:
+            raise PeerBroke("tokens came for a request that generates none")
+        self._credits.received(count)
 
     def expire_with(self, timer: asyncio.TimerHandle) -> None:
         """The timer of its deadline, to be stopped at its end."""
@@ -88,7 +100,7 @@ class Exchange:
         if not self.ended:
             self._put(Failed(error), 0, ends=True)
 
-    def _put(self, event: Event | Failed, count: int, ends: bool) -> None:
+    def _put(self, event: Event | Tokens | Failed, count: int, ends: bool) -> None:
         self.ended = ends
         self._unread.append((event, count))
         if self._arrived is not None and not self._arrived.done():
@@ -110,7 +122,7 @@ class Exchange:
             granted = self._credits.taken(count)
             if granted and not self.ended:
                 self._grant(granted)
-        return news_of(event)
+        return event if isinstance(event, Tokens) else news_of(event)
 
     def close(self) -> None:
         """The reader leaves. Cancels on the replica what has not ended; safe to call again."""

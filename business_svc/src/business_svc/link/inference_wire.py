@@ -218,6 +218,31 @@ def news_of(event: session_pb2.Event) -> News:
             return Failed(SeamError(Reason.INTERNAL_FAULT, "the replica sent an event that this server does not know"))
 
 
+class ColumnsBroken(Exception):
+    """A frame's token columns do not fit one another; says how."""
+
+
+def columns_of(columns: session_pb2.TokenColumns) -> list[tuple[int, Tokens]]:
+    """By entry. Raises ColumnsBroken."""
+    counts, sizes = columns.id_counts, columns.text_byte_counts
+    ids, text = tuple(columns.ids), columns.text
+    content = None if text.isascii() else text.encode()
+    if len(counts) != len(columns.request_ids) or len(sizes) != len(columns.request_ids):
+        raise ColumnsBroken("token columns of different lengths")
+    if sum(counts) != len(ids) or sum(sizes) != len(text if content is None else content):
+        raise ColumnsBroken("token columns whose counts are not what is there")
+    news, id_at, text_at = [], 0, 0
+    try:
+        for request_id, count, size in zip(columns.request_ids, counts, sizes, strict=True):
+            id_end, text_end = id_at + count, text_at + size
+            piece = text[text_at:text_end] if content is None else content[text_at:text_end].decode()
+            news.append((request_id, Tokens(ids[id_at:id_end], piece)))
+            id_at, text_at = id_end, text_end
+    except UnicodeDecodeError:
+        raise ColumnsBroken("a token column's text is cut within a character") from None
+    return news
+
+
 def _tokens(message: work_pb2.Tokens) -> Tokens:
     logprobs = tuple(_position(one) for one in message.logprobs) if message.logprobs else ()
     return Tokens(tuple(message.ids), message.text, logprobs)

@@ -21,10 +21,12 @@ from business_svc.link.credits import Credits, CreditsOverdrawn
 from business_svc.link.duplex import Duplex, DuplexLost
 from business_svc.link.exchange import Exchange, PeerBroke, expired
 from business_svc.link.heartbeat import Silence
-from business_svc.link.inference_wire import load_of, submit_of
+from business_svc.link.inference_wire import ColumnsBroken, columns_of, load_of, submit_of
 from business_svc.link.outbox import Outbox
 
 PROTOCOL_REVISION = 1
+TOKEN_COLUMNS = "token-columns"
+"""The capability of reading tokens column by column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,10 @@ class Session:
     async def greet(cls, duplex: Duplex, settings: SessionSettings) -> "Session":
         """Hello and welcome. Raises DuplexLost, SessionEnded."""
         hello = session_pb2.Hello(
-            protocol_revision=PROTOCOL_REVISION, client_id=settings.client_id, user_agent=settings.user_agent
+            protocol_revision=PROTOCOL_REVISION,
+            client_id=settings.client_id,
+            user_agent=settings.user_agent,
+            capabilities=[TOKEN_COLUMNS],
         )
         await duplex.send(SessionRequest(hello=hello))
         first = await duplex.receive()
@@ -205,22 +210,29 @@ class Session:
             self._silence.heard()
             try:
                 self._take(frame)
-            except (CreditsOverdrawn, PeerBroke) as broke:
+            except (CreditsOverdrawn, PeerBroke, ColumnsBroken) as broke:
                 raise SessionEnded(f"the replica broke the session's rules: {broke}") from broke
         raise SessionEnded("the replica ended the session")
 
     def _take(self, frame: SessionResponse) -> None:
         self._load, self._loads = frame.load, None
+        if frame.HasField("tokens"):
+            for request_id, tokens in columns_of(frame.tokens):
+                exchange = self._live.get(request_id)
+                if exchange is not None:
+                    self._note_seen(exchange)
+                    exchange.deliver_tokens(tokens)
         for event in frame.events:
             exchange = self._live.get(event.request_id)
             if exchange is None:
                 continue
-            seen = exchange.seen
-            ends = exchange.deliver(event)
-            if not seen:
-                self.unseen[exchange.model] -= 1
-            if ends:
+            self._note_seen(exchange)
+            if exchange.deliver(event):
                 self._forget(event.request_id)
+
+    def _note_seen(self, exchange: Exchange) -> None:
+        if not exchange.seen:
+            self.unseen[exchange.model] -= 1
 
     async def _write(self) -> Never:
         while True:

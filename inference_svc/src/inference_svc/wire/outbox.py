@@ -5,7 +5,7 @@ from collections import deque
 from seam.inference.v1 import session_pb2 as session_pb
 
 from inference_svc.requests import Accepted, Event, Failed, Finished, Scores, Tokens, Vectors
-from inference_svc.wire.inference_wire import write_events
+from inference_svc.wire.inference_wire import TokenColumns, are_plain_tokens, write_events
 
 FRAME_BYTES = 1 << 20  # a frame is closed when it is over this; no single event comes near the message limit
 
@@ -14,7 +14,9 @@ class Outbox:
     """News waits here while the writer is busy. Tokens are bounded by the requests' credits, requests by the session's
     limit, refusals by whoever asks `refusal_count` before reading on."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, columns: bool = False) -> None:
+        """`columns`: whether the peer reads tokens column by column."""
+        self._columns = columns
         self._pending: dict[int, list[Event]] = {}  # per request, in order; requests by their oldest news
         self._refusals: deque[tuple[int, Failed]] = deque()
 
@@ -41,6 +43,7 @@ class Outbox:
             write_events(request_id, (refusal,), frame)
             room -= _size_of(refusal)
         ended = []
+        columns = TokenColumns()
         while self._pending and room > 0:
             request_id = next(iter(self._pending))
             events = self._pending.pop(request_id)
@@ -48,11 +51,15 @@ class Outbox:
             while taken < len(events) and room > 0:
                 room -= _size_of(events[taken])
                 taken += 1
-            write_events(request_id, events[:taken], frame)
+            if self._columns and are_plain_tokens(events):
+                columns.add(request_id, events[:taken])
+            else:
+                write_events(request_id, events[:taken], frame)
             if taken < len(events):
                 self._pending[request_id] = events[taken:]
             elif isinstance(events[-1], Finished | Failed):
                 ended.append(request_id)
+        columns.write(frame)
         return ended
 
 

@@ -38,6 +38,9 @@ PROTOCOL_REVISION = 1
 MAX_ENTRIES = 65_536  # submits, cancels and grants in one frame
 MAX_REFUSALS = 4_096  # refusals that wait to be read before the session reads on
 LOOP_SHARE = 0.005  # seconds of reading submits before others on the event loop have a turn
+TOKEN_COLUMNS = "token-columns"
+"""The capability of a client that reads tokens column by column."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -91,7 +94,7 @@ class SessionService:
         if not self._catalogue.all_ready:
             raise ModelNotReady("models are loading")
         hello = await self._hello(frames)
-        session = _Session(self)
+        session = _Session(self, hello)
         self._sessions.add(session)
         try:
             yield self._welcome(hello)
@@ -150,10 +153,10 @@ class _Live:
 class _Session:
     """An outlet of the engine. All but `deliver` runs on the event loop."""
 
-    def __init__(self, service: SessionService) -> None:
+    def __init__(self, service: SessionService, hello: session_pb.Hello) -> None:
         self._service = service
         self._loop = asyncio.get_running_loop()
-        self._outbox = Outbox()
+        self._outbox = Outbox(columns=TOKEN_COLUMNS in hello.capabilities)
         self._live: dict[int, _Live] = {}
         self._highest = -1  # of all request ids submitted
         self._wake = asyncio.Event()

@@ -31,8 +31,10 @@ class HandDuplex:
         self.room.set()
         self._coming: asyncio.Queue[SessionResponse | DuplexLost | None] = asyncio.Queue()
 
-    def say(self, *events: session_pb2.Event, welcome: bool = False) -> None:
-        frame = SessionResponse(events=events)
+    def say(
+        self, *events: session_pb2.Event, tokens: session_pb2.TokenColumns | None = None, welcome: bool = False
+    ) -> None:
+        frame = SessionResponse(events=events, tokens=tokens)
         frame.load.state = session_pb2.REPLICA_STATE_READY
         if welcome:
             frame.welcome.protocol_revision = 1
@@ -211,6 +213,36 @@ async def test_a_peer_that_overdraws_its_credits_loses_the_session() -> None:
         assert isinstance(seen[-1], Failed)
         assert seen[-1].error.reason is Reason.REPLICA_LOST
         assert "granted" in await running
+
+
+def in_columns(*entries: tuple[int, tuple[int, ...]]) -> session_pb2.TokenColumns:
+    return session_pb2.TokenColumns(
+        request_ids=[request_id for request_id, _ in entries],
+        id_counts=[len(ids) for _, ids in entries],
+        text_byte_counts=[len(ids) for _, ids in entries],
+        ids=[one for _, ids in entries for one in ids],
+        text="".join("x" * len(ids) for _, ids in entries),
+    )
+
+
+async def test_tokens_in_columns_reach_their_readers_and_cost_their_credits() -> None:
+    async with session_with(window=4) as (session, peer, running):
+        first, second = session.open(asked("p"), Context()), session.open(asked("q"), Context())
+        await until(lambda: peer.submits == [1, 2])
+        peer.say(accepted(1), accepted(2))
+        peer.say(tokens=in_columns((2, (7,)), (1, (8, 9)), (99, (1,))))
+        peer.say(finished(1), tokens=in_columns((2, (10, 11))))
+        assert [news.ids for news in await read_to_end(first) if isinstance(news, Tokens)] == [(8, 9)]
+        assert isinstance(await second.next(), Accepted)
+        peer.say(tokens=in_columns((2, (12, 13))))
+        assert "2 tokens came where 1 were granted" in await running
+
+
+async def test_token_columns_that_do_not_fit_lose_the_session() -> None:
+    async with session_with() as (session, peer, running):
+        session.open(asked("p"), Context())
+        peer.say(tokens=session_pb2.TokenColumns(request_ids=[1], id_counts=[3], text_byte_counts=[0], ids=[1]))
+        assert "token columns" in await running
 
 
 async def test_a_peer_that_accepts_twice_or_answers_more_than_was_asked_loses_the_session() -> None:

@@ -4,7 +4,19 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from inference_svc.errors import Cancelled, DuplicateRequest
-from inference_svc.requests import Accepted, Failed, Finished, FinishReason, Timings, Tokens, Usage, Vector, Vectors
+from inference_svc.requests import (
+    Accepted,
+    Failed,
+    Finished,
+    FinishReason,
+    PositionLogprobs,
+    Timings,
+    TokenLogprob,
+    Tokens,
+    Usage,
+    Vector,
+    Vectors,
+)
 from inference_svc.wire.outbox import FRAME_BYTES, Outbox
 from seam.inference.v1.session_pb2 import SessionResponse
 
@@ -35,6 +47,28 @@ def test_news_waits_in_the_order_of_each_request_and_merges_tokens():
     assert frame.events[3].tokens.text == "y" * 100
     assert ended == [1]
     assert not outbox
+
+
+def test_plain_tokens_go_in_columns_where_the_peer_reads_them_and_everything_else_in_events():
+    outbox = Outbox(columns=True)
+    for request_id, text in ((1, "a"), (2, "\u00e9"), (3, "c")):
+        outbox.put(request_id, Tokens((request_id,), text))
+        outbox.put(request_id, Tokens((request_id + 10,), ""))
+    outbox.put(3, END)
+    chosen = PositionLogprobs(TokenLogprob(4, -1.0, "d"), ())
+    outbox.put(4, Tokens((4,), "d", (chosen,)))
+    frame, ended = fill(outbox)
+    assert list(frame.tokens.request_ids) == [1, 2]
+    assert list(frame.tokens.id_counts) == [2, 2]
+    assert list(frame.tokens.ids) == [1, 11, 2, 12]
+    assert list(frame.tokens.text_byte_counts) == [1, 2]
+    assert frame.tokens.text == "a\u00e9"
+    assert [(event.request_id, event.WhichOneof("event")) for event in frame.events] == [
+        (3, "tokens"),
+        (3, "finished"),
+        (4, "tokens"),
+    ]
+    assert ended == [3]
 
 
 def test_a_refusal_is_not_the_end_of_a_live_request():

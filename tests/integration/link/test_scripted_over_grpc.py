@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 from business_svc.domain.inference import Context, EmbedRequest, Tokens
-from business_svc.link.grpc_duplex import GrpcConnector
+from business_svc.link.duplex import DuplexLost
+from business_svc.link.grpc_duplex import GrpcConnector, GrpcDuplex
 from business_svc.link.in_process_duplex import InProcessConnector
 from business_svc.link.pool import Pool
+from seam.inference.v1 import session_pb2
+from seam.inference.v1.session_pb2 import SessionRequest, SessionResponse
 from support.cable import cable_to
 from support.duplex import ScriptedReplica, grpc_replica
 from support.link import asked, check_whole, quick_settings, read, until
@@ -111,3 +114,33 @@ async def test_nobody_listening_is_no_replica_and_no_hang() -> None:
     async with Pool([GrpcConnector("127.0.0.1:1")], quick_settings()) as pool:
         assert [one.state.value for one in pool.replicas()] == ["connecting"]
         assert pool.models() == ()
+
+
+async def test_what_a_replica_said_last_is_read_though_writes_to_it_fail(listen: str) -> None:
+    replica = ScriptedReplica()
+    replica.before_frame = lambda number: replica.kill() if number == 30 else None
+    async with grpc_replica(replica, listen) as address:
+        duplex = await GrpcConnector(address).connect()
+        await duplex.send(SessionRequest(hello=session_pb2.Hello(protocol_revision=1)))
+        submit = session_pb2.Submit(request_id=1, model="chat")
+        submit.generate.prompt.chat.messages.add(role="user", content="p")
+        submit.generate.stop.max_output_tokens = 100
+        await duplex.send(SessionRequest(submits=[submit]))
+        async with asyncio.timeout(10):
+            with pytest.raises(DuplexLost):
+                await write_without_end(duplex)
+            said: list[SessionResponse] = []
+            with pytest.raises(DuplexLost, match="died"):
+                await read_into(said, duplex)
+        assert sum(len(event.tokens.ids) for frame in said for event in frame.events) == 29  # a token in each frame
+        await duplex.aclose()
+
+
+async def write_without_end(duplex: GrpcDuplex) -> None:
+    while True:
+        await duplex.send(SessionRequest(grants=[session_pb2.Grant(request_id=1, credits=1)] * 50))
+
+
+async def read_into(said: list[SessionResponse], duplex: GrpcDuplex) -> None:
+    while (frame := await duplex.receive()) is not None:
+        said.append(frame)

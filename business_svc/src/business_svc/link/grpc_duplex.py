@@ -1,10 +1,10 @@
 """A replica behind gRPC: TCP ("host:port") or a Unix socket ("unix:/path")."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -95,6 +95,8 @@ class GrpcDuplex:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
         self._call: grpc.aio.StreamStreamCall[SessionRequest, SessionResponse] = InferenceServiceStub(channel).Session()
+        # Not `read`: after a write that failed it gives up what lies unread, and why the replica ended the call.
+        self._responses = cast("AsyncGenerator[SessionResponse, None]", aiter(self._call))
 
     async def send(self, frame: SessionRequest) -> None:
         try:
@@ -106,14 +108,14 @@ class GrpcDuplex:
 
     async def receive(self) -> SessionResponse | None:
         try:
-            frame = await self._call.read()
+            return await anext(self._responses, None)
         except grpc.aio.AioRpcError as error:
             raise _lost(error) from error
-        return frame if isinstance(frame, SessionResponse) else None
 
     async def aclose(self) -> None:
         self._call.cancel()
         _cancel_in_core(self._call)
+        await self._responses.aclose()
         await self._channel.close()
 
 

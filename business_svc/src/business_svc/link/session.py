@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Never
 
@@ -196,8 +197,8 @@ class Session:
         ]
         why = None
         try:
-            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            why = _reason(done.pop())
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_EXCEPTION)
+            why = _reason(next(part for part in done if part.exception() is not None))
         finally:
             self._end(why)
             for part in parts:
@@ -234,12 +235,15 @@ class Session:
         if not exchange.seen:
             self.unseen[exchange.model] -= 1
 
-    async def _write(self) -> Never:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            for frame in self._outbox.frames():
-                await self._duplex.send(frame)
+    async def _write(self) -> None:
+        """Returns when the duplex takes no more. That ends nothing yet: what the replica said before is still to be
+        read, and then why it went; a reader that learns neither is ended by the replica's silence."""
+        with suppress(DuplexLost):
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                for frame in self._outbox.frames():
+                    await self._duplex.send(frame)
 
     async def _watch(self) -> Never:
         loop = asyncio.get_running_loop()
@@ -265,7 +269,7 @@ class Session:
         return SeamError(Reason.REPLICA_LOST, f"the replica was lost: {self._over}", retry_after=0.1)
 
 
-def _reason(ended: "asyncio.Task[Never]") -> str:
+def _reason(ended: "asyncio.Task[Never] | asyncio.Task[None]") -> str:
     """Raises what is a fault of ours."""
     error = ended.exception()
     if isinstance(error, SessionEnded | DuplexLost):

@@ -29,6 +29,7 @@ class HandDuplex:
         self.sent: list[SessionRequest] = []
         self.room = asyncio.Event()  # cleared: the peer reads nothing
         self.room.set()
+        self.takes_nothing = False  # a write fails, as when the peer has ended the call
         self._coming: asyncio.Queue[SessionResponse | DuplexLost | None] = asyncio.Queue()
 
     def say(
@@ -41,6 +42,11 @@ class HandDuplex:
             frame.welcome.replica_id = "hand"
         self._coming.put_nowait(frame)
 
+    def leave(self) -> None:
+        frame = SessionResponse()
+        frame.load.state = session_pb2.REPLICA_STATE_DRAINING
+        self._coming.put_nowait(frame)
+
     def end(self) -> None:
         self._coming.put_nowait(None)
 
@@ -48,6 +54,8 @@ class HandDuplex:
         self._coming.put_nowait(DuplexLost("cut"))
 
     async def send(self, frame: SessionRequest) -> None:
+        if self.takes_nothing:
+            raise DuplexLost("the call is over")
         self.sent.append(frame)
         await self.room.wait()
 
@@ -269,6 +277,31 @@ async def test_what_was_received_before_a_loss_is_read_before_it_is_told() -> No
         await until(lambda: session.live_request_count == 0)
         seen = await read_to_end(exchange)
         assert [type(one) for one in seen] == [Accepted, Tokens, Failed]
+
+
+async def test_what_a_replica_said_before_it_ended_the_call_is_read_though_a_write_failed() -> None:
+    """A drain that meets a write is no death: no request is blamed for it."""
+    async with session_with() as (session, peer, running):
+        exchange = session.open(asked("p"), Context())
+        await until(lambda: peer.submits == [1])
+        peer.takes_nothing = True
+        unheard = session.open(asked("q"), Context())
+        await asyncio.sleep(0)
+        peer.say(accepted(1), tokens(1, 7))
+        peer.leave()
+        peer.end()
+        assert await running == "the replica ended the session"
+        assert [type(one) for one in await read_to_end(exchange)] == [Accepted, Tokens, Failed]
+        last = (await read_to_end(unheard))[-1]
+        assert isinstance(last, Failed)
+        assert last.error.reason is Reason.DRAINING
+
+
+async def test_a_session_that_cannot_write_and_hears_nothing_is_over_by_its_silence() -> None:
+    async with session_with(heartbeat_timeout=0.2) as (session, peer, running):
+        peer.takes_nothing = True
+        session.open(asked("p"), Context())
+        assert "silent" in await running
 
 
 async def test_a_silent_peer_is_lost_and_one_that_beats_is_not() -> None:

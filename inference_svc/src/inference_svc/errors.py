@@ -125,9 +125,27 @@ class EngineStopped(SeamError):
     reason = "ENGINE_STOPPED"
 
 
+class ModelExists(SeamError):
+    reason = "MODEL_EXISTS"
+
+
+class ModelBusy(SeamError):
+    reason = "MODEL_BUSY"
+
+
+class ModelLoadFailed(SeamError):
+    """A call's answer; ModelLoadError is what raised it."""
+
+    reason = "MODEL_LOAD_FAILED"
+
+
+class ModelControlOff(SeamError):
+    reason = "MODEL_CONTROL_OFF"
+
+
 class InternalFault(SeamError):
     reason = "INTERNAL_FAULT"
 
 
 class ModelLoadError(Exception):
-    """A model of the settings cannot be served; says which, and what to do about it."""
+    """A model cannot be served; says which, and what to do about it."""

@@ -47,6 +47,10 @@ CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.ENGINE_STOPPED: grpc.StatusCode.UNAVAILABLE,
     Reason.API_KEY_MISSING: grpc.StatusCode.UNAUTHENTICATED,
     Reason.API_KEY_INVALID: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.MODEL_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    Reason.MODEL_BUSY: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.MODEL_LOAD_FAILED: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.MODEL_CONTROL_OFF: grpc.StatusCode.PERMISSION_DENIED,
     Reason.INTERNAL_FAULT: grpc.StatusCode.INTERNAL,
 }
 

@@ -33,8 +33,8 @@ _NOT_DONE = Told(501, "not_implemented_error")
 _UNAVAILABLE = Told(503, "unavailable_error")
 _TIMEOUT = Told(504, "timeout_error")
 
-# Troubles of the session between this server and a replica (a malformed frame, an id used twice or never) are the
-# server's own to an HTTP caller, whatever their canonical code.
+# Troubles of the session between this server and a replica (a malformed frame, an id used twice or never), and
+# what only operators of a replica are told, are the server's own to an HTTP caller, whatever their canonical code.
 TABLE: Mapping[Reason, Told] = {
     Reason.INVALID_FIELD: _BAD_REQUEST,
     Reason.TEXT_EMPTY: _BAD_REQUEST,
@@ -63,6 +63,10 @@ TABLE: Mapping[Reason, Told] = {
     Reason.ENGINE_STOPPED: _UNAVAILABLE,
     Reason.API_KEY_MISSING: _NO_KEY,
     Reason.API_KEY_INVALID: _NO_KEY,
+    Reason.MODEL_EXISTS: _FAULT,
+    Reason.MODEL_BUSY: _FAULT,
+    Reason.MODEL_LOAD_FAILED: _FAULT,
+    Reason.MODEL_CONTROL_OFF: _FAULT,
     Reason.INTERNAL_FAULT: _FAULT,
 }
 

@@ -53,6 +53,10 @@ ANSWERS: Mapping[str, Answer] = {
     "ENGINE_STOPPED": Answer(code_pb2.UNAVAILABLE, retry_after=0.0),
     "API_KEY_MISSING": Answer(code_pb2.UNAUTHENTICATED),
     "API_KEY_INVALID": Answer(code_pb2.UNAUTHENTICATED),
+    "MODEL_EXISTS": Answer(code_pb2.ALREADY_EXISTS),
+    "MODEL_BUSY": Answer(code_pb2.FAILED_PRECONDITION),
+    "MODEL_LOAD_FAILED": Answer(code_pb2.FAILED_PRECONDITION),
+    "MODEL_CONTROL_OFF": Answer(code_pb2.PERMISSION_DENIED),
     "INTERNAL_FAULT": Answer(code_pb2.INTERNAL),
 }
 

@@ -80,6 +80,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The API key is not known."""
     ERROR_REASON_INTERNAL_FAULT: _ErrorReason.ValueType  # 28
     """A fault of the server itself."""
+    ERROR_REASON_MODEL_EXISTS: _ErrorReason.ValueType  # 29
+    """A model of this name is here already."""
+    ERROR_REASON_MODEL_BUSY: _ErrorReason.ValueType  # 30
+    """The model has live requests."""
+    ERROR_REASON_MODEL_LOAD_FAILED: _ErrorReason.ValueType  # 31
+    """The model cannot be served; the message says why."""
+    ERROR_REASON_MODEL_CONTROL_OFF: _ErrorReason.ValueType  # 32
+    """This replica's settings do not allow models to be changed by call."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a request failed, as ErrorInfo.reason in the domain "seam" (the value's name without its prefix). This is the
@@ -115,6 +123,10 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     | ENGINE_STOPPED           | UNAVAILABLE         | RetryInfo           | resume    |
     | API_KEY_MISSING          | UNAUTHENTICATED     |                     | no        |
     | API_KEY_INVALID          | UNAUTHENTICATED     |                     | no        |
+    | MODEL_EXISTS             | ALREADY_EXISTS      | BadRequest          | no        |
+    | MODEL_BUSY               | FAILED_PRECONDITION |                     | no        |
+    | MODEL_LOAD_FAILED        | FAILED_PRECONDITION |                     | no        |
+    | MODEL_CONTROL_OFF        | PERMISSION_DENIED   |                     | no        |
     | INTERNAL_FAULT           | INTERNAL            |                     | no        |
     """
 
@@ -176,4 +188,12 @@ ERROR_REASON_API_KEY_INVALID: ErrorReason.ValueType  # 27
 """The API key is not known."""
 ERROR_REASON_INTERNAL_FAULT: ErrorReason.ValueType  # 28
 """A fault of the server itself."""
+ERROR_REASON_MODEL_EXISTS: ErrorReason.ValueType  # 29
+"""A model of this name is here already."""
+ERROR_REASON_MODEL_BUSY: ErrorReason.ValueType  # 30
+"""The model has live requests."""
+ERROR_REASON_MODEL_LOAD_FAILED: ErrorReason.ValueType  # 31
+"""The model cannot be served; the message says why."""
+ERROR_REASON_MODEL_CONTROL_OFF: ErrorReason.ValueType  # 32
+"""This replica's settings do not allow models to be changed by call."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

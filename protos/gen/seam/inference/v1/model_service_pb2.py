@@ -22,31 +22,54 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%seam/inference/v1/model_service.proto\x12\x11seam.inference.v1\"\xaa\x01\n\x0bModelLimits\x12,\n\x12max_context_tokens\x18\x01 \x01(\rR\x10maxContextTokens\x12*\n\x11max_output_tokens\x18\x02 \x01(\rR\x0fmaxOutputTokens\x12\x1b\n\tmax_texts\x18\x03 \x01(\rR\x08maxTexts\x12$\n\x0emax_text_bytes\x18\x04 \x01(\rR\x0cmaxTextBytes\"\xd4\x03\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12+\n\x04task\x18\x02 \x01(\x0e\x32\x17.seam.inference.v1.TaskR\x04task\x12\x16\n\x06source\x18\x03 \x01(\tR\x06source\x12\"\n\x0c\x61rchitecture\x18\x04 \x01(\tR\x0c\x61rchitecture\x12\x33\n\x05state\x18\x05 \x01(\x0e\x32\x1d.seam.inference.v1.ModelStateR\x05state\x12\x36\n\x06limits\x18\x06 \x01(\x0b\x32\x1e.seam.inference.v1.ModelLimitsR\x06limits\x12\x16\n\x06\x64\x65vice\x18\x07 \x01(\tR\x06\x64\x65vice\x12\x14\n\x05\x64type\x18\x08 \x01(\tR\x05\x64type\x12\'\n\x0f\x64imension_count\x18\t \x01(\rR\x0e\x64imensionCount\x12\x16\n\x06labels\x18\n \x03(\tR\x06labels\x12\'\n\x0fvocabulary_size\x18\x0b \x01(\rR\x0evocabularySize\x12\x16\n\x06notice\x18\x0c \x01(\tR\x06notice\x12\x31\n\x14unavailable_features\x18\r \x03(\tR\x13unavailableFeatures\"O\n\x11ListModelsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rR\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"n\n\x12ListModelsResponse\x12\x30\n\x06models\x18\x01 \x03(\x0b\x32\x18.seam.inference.v1.ModelR\x06models\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"%\n\x0fGetModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"B\n\x10GetModelResponse\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x18.seam.inference.v1.ModelR\x05model*O\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x11\n\rTASK_GENERATE\x10\x01\x12\x0e\n\nTASK_EMBED\x10\x02\x12\x0e\n\nTASK_SCORE\x10\x03*\x8b\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x18\n\x14MODEL_STATE_SLEEPING\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04\x32\xbe\x01\n\x0cModelService\x12Y\n\nListModels\x12$.seam.inference.v1.ListModelsRequest\x1a%.seam.inference.v1.ListModelsResponse\x12S\n\x08GetModel\x12\".seam.inference.v1.GetModelRequest\x1a#.seam.inference.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%seam/inference/v1/model_service.proto\x12\x11seam.inference.v1\x1a\x1egoogle/protobuf/duration.proto\"\xaa\x01\n\x0bModelLimits\x12,\n\x12max_context_tokens\x18\x01 \x01(\rR\x10maxContextTokens\x12*\n\x11max_output_tokens\x18\x02 \x01(\rR\x0fmaxOutputTokens\x12\x1b\n\tmax_texts\x18\x03 \x01(\rR\x08maxTexts\x12$\n\x0emax_text_bytes\x18\x04 \x01(\rR\x0cmaxTextBytes\"\xd4\x03\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12+\n\x04task\x18\x02 \x01(\x0e\x32\x17.seam.inference.v1.TaskR\x04task\x12\x16\n\x06source\x18\x03 \x01(\tR\x06source\x12\"\n\x0c\x61rchitecture\x18\x04 \x01(\tR\x0c\x61rchitecture\x12\x33\n\x05state\x18\x05 \x01(\x0e\x32\x1d.seam.inference.v1.ModelStateR\x05state\x12\x36\n\x06limits\x18\x06 \x01(\x0b\x32\x1e.seam.inference.v1.ModelLimitsR\x06limits\x12\x16\n\x06\x64\x65vice\x18\x07 \x01(\tR\x06\x64\x65vice\x12\x14\n\x05\x64type\x18\x08 \x01(\tR\x05\x64type\x12\'\n\x0f\x64imension_count\x18\t \x01(\rR\x0e\x64imensionCount\x12\x16\n\x06labels\x18\n \x03(\tR\x06labels\x12\'\n\x0fvocabulary_size\x18\x0b \x01(\rR\x0evocabularySize\x12\x16\n\x06notice\x18\x0c \x01(\tR\x06notice\x12\x31\n\x14unavailable_features\x18\r \x03(\tR\x13unavailableFeatures\"O\n\x11ListModelsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rR\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"n\n\x12ListModelsResponse\x12\x30\n\x06models\x18\x01 \x03(\x0b\x32\x18.seam.inference.v1.ModelR\x06models\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"%\n\x0fGetModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"B\n\x10GetModelResponse\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x18.seam.inference.v1.ModelR\x05model\"\xd7\x03\n\tModelSpec\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12+\n\x04task\x18\x02 \x01(\x0e\x32\x17.seam.inference.v1.TaskR\x04task\x12\x16\n\x06source\x18\x03 \x01(\tR\x06source\x12\x16\n\x06\x64\x65vice\x18\x04 \x01(\tR\x06\x64\x65vice\x12\x14\n\x05\x64type\x18\x05 \x01(\tR\x05\x64type\x12\x31\n\x12max_context_tokens\x18\x06 \x01(\rH\x00R\x10maxContextTokens\x88\x01\x01\x12/\n\x11\x63\x61\x63he_token_count\x18\x07 \x01(\rH\x01R\x0f\x63\x61\x63heTokenCount\x88\x01\x01\x12\"\n\nslot_count\x18\x08 \x01(\rH\x02R\tslotCount\x88\x01\x01\x12/\n\x11step_token_budget\x18\t \x01(\rH\x03R\x0fstepTokenBudget\x88\x01\x01\x12\x38\n\nidle_sleep\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationR\tidleSleepB\x15\n\x13_max_context_tokensB\x14\n\x12_cache_token_countB\r\n\x0b_slot_countB\x14\n\x12_step_token_budget\"\x8b\x01\n\x0cLoadProgress\x12\x32\n\x05stage\x18\x01 \x01(\x0e\x32\x1c.seam.inference.v1.LoadStageR\x05stage\x12\x1d\n\nbyte_count\x18\x02 \x01(\x04R\tbyteCount\x12(\n\x10total_byte_count\x18\x03 \x01(\x04R\x0etotalByteCount\"D\n\x10LoadModelRequest\x12\x30\n\x04spec\x18\x01 \x01(\x0b\x32\x1c.seam.inference.v1.ModelSpecR\x04spec\"\x8d\x01\n\x11LoadModelResponse\x12=\n\x08progress\x18\x01 \x01(\x0b\x32\x1f.seam.inference.v1.LoadProgressH\x00R\x08progress\x12\x30\n\x05model\x18\x02 \x01(\x0b\x32\x18.seam.inference.v1.ModelH\x00R\x05modelB\x07\n\x05\x65vent\"Y\n\x12UnloadModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12/\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05grace\"A\n\x13UnloadModelResponse\x12*\n\x11handed_back_count\x18\x01 \x01(\rR\x0fhandedBackCount\"\'\n\x11SleepModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"D\n\x12SleepModelResponse\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x18.seam.inference.v1.ModelR\x05model\"&\n\x10WakeModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"C\n\x11WakeModelResponse\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x18.seam.inference.v1.ModelR\x05model*O\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x11\n\rTASK_GENERATE\x10\x01\x12\x0e\n\nTASK_EMBED\x10\x02\x12\x0e\n\nTASK_SCORE\x10\x03*\xbe\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x18\n\x14MODEL_STATE_SLEEPING\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04\x12\x16\n\x12MODEL_STATE_WAKING\x10\x05\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x06*\xa0\x01\n\tLoadStage\x12\x1a\n\x16LOAD_STAGE_UNSPECIFIED\x10\x00\x12\x15\n\x11LOAD_STAGE_QUEUED\x10\x01\x12\x16\n\x12LOAD_STAGE_FINDING\x10\x02\x12\x16\n\x12LOAD_STAGE_READING\x10\x03\x12\x18\n\x14LOAD_STAGE_PREPARING\x10\x04\x12\x16\n\x12LOAD_STAGE_WARMING\x10\x05\x32\xa9\x04\n\x0cModelService\x12Y\n\nListModels\x12$.seam.inference.v1.ListModelsRequest\x1a%.seam.inference.v1.ListModelsResponse\x12S\n\x08GetModel\x12\".seam.inference.v1.GetModelRequest\x1a#.seam.inference.v1.GetModelResponse\x12X\n\tLoadModel\x12#.seam.inference.v1.LoadModelRequest\x1a$.seam.inference.v1.LoadModelResponse0\x01\x12\\\n\x0bUnloadModel\x12%.seam.inference.v1.UnloadModelRequest\x1a&.seam.inference.v1.UnloadModelResponse\x12Y\n\nSleepModel\x12$.seam.inference.v1.SleepModelRequest\x1a%.seam.inference.v1.SleepModelResponse\x12V\n\tWakeModel\x12#.seam.inference.v1.WakeModelRequest\x1a$.seam.inference.v1.WakeModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'seam.inference.v1.model_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASK']._serialized_start=1004
-  _globals['_TASK']._serialized_end=1083
-  _globals['_MODELSTATE']._serialized_start=1086
-  _globals['_MODELSTATE']._serialized_end=1225
-  _globals['_MODELLIMITS']._serialized_start=61
-  _globals['_MODELLIMITS']._serialized_end=231
-  _globals['_MODEL']._serialized_start=234
-  _globals['_MODEL']._serialized_end=702
-  _globals['_LISTMODELSREQUEST']._serialized_start=704
-  _globals['_LISTMODELSREQUEST']._serialized_end=783
-  _globals['_LISTMODELSRESPONSE']._serialized_start=785
-  _globals['_LISTMODELSRESPONSE']._serialized_end=895
-  _globals['_GETMODELREQUEST']._serialized_start=897
-  _globals['_GETMODELREQUEST']._serialized_end=934
-  _globals['_GETMODELRESPONSE']._serialized_start=936
-  _globals['_GETMODELRESPONSE']._serialized_end=1002
-  _globals['_MODELSERVICE']._serialized_start=1228
-  _globals['_MODELSERVICE']._serialized_end=1418
+  _globals['_TASK']._serialized_start=2244
+  _globals['_TASK']._serialized_end=2323
+  _globals['_MODELSTATE']._serialized_start=2326
+  _globals['_MODELSTATE']._serialized_end=2516
+  _globals['_LOADSTAGE']._serialized_start=2519
+  _globals['_LOADSTAGE']._serialized_end=2679
+  _globals['_MODELLIMITS']._serialized_start=93
+  _globals['_MODELLIMITS']._serialized_end=263
+  _globals['_MODEL']._serialized_start=266
+  _globals['_MODEL']._serialized_end=734
+  _globals['_LISTMODELSREQUEST']._serialized_start=736
+  _globals['_LISTMODELSREQUEST']._serialized_end=815
+  _globals['_LISTMODELSRESPONSE']._serialized_start=817
+  _globals['_LISTMODELSRESPONSE']._serialized_end=927
+  _globals['_GETMODELREQUEST']._serialized_start=929
+  _globals['_GETMODELREQUEST']._serialized_end=966
+  _globals['_GETMODELRESPONSE']._serialized_start=968
+  _globals['_GETMODELRESPONSE']._serialized_end=1034
+  _globals['_MODELSPEC']._serialized_start=1037
+  _globals['_MODELSPEC']._serialized_end=1508
+  _globals['_LOADPROGRESS']._serialized_start=1511
+  _globals['_LOADPROGRESS']._serialized_end=1650
+  _globals['_LOADMODELREQUEST']._serialized_start=1652
+  _globals['_LOADMODELREQUEST']._serialized_end=1720
+  _globals['_LOADMODELRESPONSE']._serialized_start=1723
+  _globals['_LOADMODELRESPONSE']._serialized_end=1864
+  _globals['_UNLOADMODELREQUEST']._serialized_start=1866
+  _globals['_UNLOADMODELREQUEST']._serialized_end=1955
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=1957
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=2022
+  _globals['_SLEEPMODELREQUEST']._serialized_start=2024
+  _globals['_SLEEPMODELREQUEST']._serialized_end=2063
+  _globals['_SLEEPMODELRESPONSE']._serialized_start=2065
+  _globals['_SLEEPMODELRESPONSE']._serialized_end=2133
+  _globals['_WAKEMODELREQUEST']._serialized_start=2135
+  _globals['_WAKEMODELREQUEST']._serialized_end=2173
+  _globals['_WAKEMODELRESPONSE']._serialized_start=2175
+  _globals['_WAKEMODELRESPONSE']._serialized_end=2242
+  _globals['_MODELSERVICE']._serialized_start=2682
+  _globals['_MODELSERVICE']._serialized_end=3235
 # @@protoc_insertion_point(module_scope)

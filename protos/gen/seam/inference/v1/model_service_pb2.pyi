@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -63,6 +64,10 @@ class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState
     """Weights are off the device; the first request wakes it."""
     MODEL_STATE_FAILED: _ModelState.ValueType  # 4
     """It could not be loaded; the notice says why."""
+    MODEL_STATE_WAKING: _ModelState.ValueType  # 5
+    """Its weights are being read again; requests wait for it."""
+    MODEL_STATE_UNLOADING: _ModelState.ValueType  # 6
+    """It takes no new request and will soon be gone."""
 
 class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
     """Whether a model can answer."""
@@ -77,7 +82,47 @@ MODEL_STATE_SLEEPING: ModelState.ValueType  # 3
 """Weights are off the device; the first request wakes it."""
 MODEL_STATE_FAILED: ModelState.ValueType  # 4
 """It could not be loaded; the notice says why."""
+MODEL_STATE_WAKING: ModelState.ValueType  # 5
+"""Its weights are being read again; requests wait for it."""
+MODEL_STATE_UNLOADING: ModelState.ValueType  # 6
+"""It takes no new request and will soon be gone."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
+
+class _LoadStage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LoadStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LoadStage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOAD_STAGE_UNSPECIFIED: _LoadStage.ValueType  # 0
+    """Never sent."""
+    LOAD_STAGE_QUEUED: _LoadStage.ValueType  # 1
+    """It waits for the loads before it."""
+    LOAD_STAGE_FINDING: _LoadStage.ValueType  # 2
+    """The source's files are found, fetched or made."""
+    LOAD_STAGE_READING: _LoadStage.ValueType  # 3
+    """Weights are read; bytes are counted."""
+    LOAD_STAGE_PREPARING: _LoadStage.ValueType  # 4
+    """Weights are placed, and answers compared with the model's own."""
+    LOAD_STAGE_WARMING: _LoadStage.ValueType  # 5
+    """A first small step on the device."""
+
+class LoadStage(_LoadStage, metaclass=_LoadStageEnumTypeWrapper):
+    """What a load is doing."""
+
+LOAD_STAGE_UNSPECIFIED: LoadStage.ValueType  # 0
+"""Never sent."""
+LOAD_STAGE_QUEUED: LoadStage.ValueType  # 1
+"""It waits for the loads before it."""
+LOAD_STAGE_FINDING: LoadStage.ValueType  # 2
+"""The source's files are found, fetched or made."""
+LOAD_STAGE_READING: LoadStage.ValueType  # 3
+"""Weights are read; bytes are counted."""
+LOAD_STAGE_PREPARING: LoadStage.ValueType  # 4
+"""Weights are placed, and answers compared with the model's own."""
+LOAD_STAGE_WARMING: LoadStage.ValueType  # 5
+"""A first small step on the device."""
+Global___LoadStage: _TypeAlias = LoadStage  # noqa: Y015
 
 @_typing.final
 class ModelLimits(_message.Message):
@@ -227,7 +272,7 @@ class ListModelsResponse(_message.Message):
     """Empty on the last page."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
-        """In the settings' order."""
+        """In the order they came: those of the settings first."""
 
     def __init__(
         self,
@@ -288,3 +333,306 @@ class GetModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetModelResponse: _TypeAlias = GetModelResponse  # noqa: Y015
+
+@_typing.final
+class ModelSpec(_message.Message):
+    """A model to load: what the settings say of a model, for one more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHE_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    SLOT_COUNT_FIELD_NUMBER: _builtins.int
+    STEP_TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
+    IDLE_SLEEP_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name that requests will use: 1 to 64 letters, digits, or any of . _ - and not yet taken."""
+    task: Global___Task.ValueType
+    """What it is to do."""
+    source: _builtins.str
+    """A hub name, a folder on the replica's machine, or "embedded:..."."""
+    device: _builtins.str
+    """"cpu", "cuda" or "cuda:1"; cpu when empty."""
+    dtype: _builtins.str
+    """"auto", "float32", "bfloat16" or "float16"; auto when empty."""
+    max_context_tokens: _builtins.int
+    """At least 2; as the model and the device allow when absent."""
+    cache_token_count: _builtins.int
+    """Generation only, at least 1; as the device allows when absent."""
+    slot_count: _builtins.int
+    """Generation only, at least 1; as the cache allows when absent."""
+    step_token_budget: _builtins.int
+    """At least 1; the device's usual when absent."""
+    @_builtins.property
+    def idle_sleep(self) -> _duration_pb2.Duration:
+        """It falls asleep when it had no request for this long, which is above zero; never when absent."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        task: Global___Task.ValueType = ...,
+        source: _builtins.str = ...,
+        device: _builtins.str = ...,
+        dtype: _builtins.str = ...,
+        max_context_tokens: _builtins.int | None = ...,
+        cache_token_count: _builtins.int | None = ...,
+        slot_count: _builtins.int | None = ...,
+        step_token_budget: _builtins.int | None = ...,
+        idle_sleep: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cache_token_count", b"_cache_token_count", "_max_context_tokens", b"_max_context_tokens", "_slot_count", b"_slot_count", "_step_token_budget", b"_step_token_budget", "cache_token_count", b"cache_token_count", "idle_sleep", b"idle_sleep", "max_context_tokens", b"max_context_tokens", "slot_count", b"slot_count", "step_token_budget", b"step_token_budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cache_token_count", b"_cache_token_count", "_max_context_tokens", b"_max_context_tokens", "_slot_count", b"_slot_count", "_step_token_budget", b"_step_token_budget", "cache_token_count", b"cache_token_count", "device", b"device", "dtype", b"dtype", "idle_sleep", b"idle_sleep", "max_context_tokens", b"max_context_tokens", "name", b"name", "slot_count", b"slot_count", "source", b"source", "step_token_budget", b"step_token_budget", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cache_token_count: _TypeAlias = _typing.Literal["cache_token_count"]  # noqa: Y015
+    _WhichOneofArgType__cache_token_count: _TypeAlias = _typing.Literal["_cache_token_count", b"_cache_token_count"]  # noqa: Y015
+    _WhichOneofReturnType__max_context_tokens: _TypeAlias = _typing.Literal["max_context_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_context_tokens: _TypeAlias = _typing.Literal["_max_context_tokens", b"_max_context_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__slot_count: _TypeAlias = _typing.Literal["slot_count"]  # noqa: Y015
+    _WhichOneofArgType__slot_count: _TypeAlias = _typing.Literal["_slot_count", b"_slot_count"]  # noqa: Y015
+    _WhichOneofReturnType__step_token_budget: _TypeAlias = _typing.Literal["step_token_budget"]  # noqa: Y015
+    _WhichOneofArgType__step_token_budget: _TypeAlias = _typing.Literal["_step_token_budget", b"_step_token_budget"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cache_token_count) -> _WhichOneofReturnType__cache_token_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_context_tokens) -> _WhichOneofReturnType__max_context_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slot_count) -> _WhichOneofReturnType__slot_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__step_token_budget) -> _WhichOneofReturnType__step_token_budget | None: ...
+
+Global___ModelSpec: _TypeAlias = ModelSpec  # noqa: Y015
+
+@_typing.final
+class LoadProgress(_message.Message):
+    """How far a load is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    BYTE_COUNT_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTE_COUNT_FIELD_NUMBER: _builtins.int
+    stage: Global___LoadStage.ValueType
+    """What it is doing."""
+    byte_count: _builtins.int
+    """Of the weights, read so far."""
+    total_byte_count: _builtins.int
+    """Of the weights altogether; 0 while not known."""
+    def __init__(
+        self,
+        *,
+        stage: Global___LoadStage.ValueType = ...,
+        byte_count: _builtins.int = ...,
+        total_byte_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["byte_count", b"byte_count", "stage", b"stage", "total_byte_count", b"total_byte_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadProgress: _TypeAlias = LoadProgress  # noqa: Y015
+
+@_typing.final
+class LoadModelRequest(_message.Message):
+    """Asks to load a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def spec(self) -> Global___ModelSpec:
+        """Which."""
+
+    def __init__(
+        self,
+        *,
+        spec: Global___ModelSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadModelRequest: _TypeAlias = LoadModelRequest  # noqa: Y015
+
+@_typing.final
+class LoadModelResponse(_message.Message):
+    """News of a load."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___LoadProgress:
+        """How far it is: at each change of stage, and while weights are read a few times a second."""
+
+    @_builtins.property
+    def model(self) -> Global___Model:
+        """It answers. The last message."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___LoadProgress | None = ...,
+        model: Global___Model | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "model", b"model", "progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "model", b"model", "progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "model"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___LoadModelResponse: _TypeAlias = LoadModelResponse  # noqa: Y015
+
+@_typing.final
+class UnloadModelRequest(_message.Message):
+    """Asks to unload a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    GRACE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    @_builtins.property
+    def grace(self) -> _duration_pb2.Duration:
+        """What live requests have to end; none when absent. At most an hour."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        grace: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelRequest: _TypeAlias = UnloadModelRequest  # noqa: Y015
+
+@_typing.final
+class UnloadModelResponse(_message.Message):
+    """The model is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDED_BACK_COUNT_FIELD_NUMBER: _builtins.int
+    handed_back_count: _builtins.int
+    """Requests that were handed back because the grace was over."""
+    def __init__(
+        self,
+        *,
+        handed_back_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handed_back_count", b"handed_back_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelResponse: _TypeAlias = UnloadModelResponse  # noqa: Y015
+
+@_typing.final
+class SleepModelRequest(_message.Message):
+    """Asks to put a model to sleep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SleepModelRequest: _TypeAlias = SleepModelRequest  # noqa: Y015
+
+@_typing.final
+class SleepModelResponse(_message.Message):
+    """The model sleeps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> Global___Model:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        model: Global___Model | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SleepModelResponse: _TypeAlias = SleepModelResponse  # noqa: Y015
+
+@_typing.final
+class WakeModelRequest(_message.Message):
+    """Asks to wake a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WakeModelRequest: _TypeAlias = WakeModelRequest  # noqa: Y015
+
+@_typing.final
+class WakeModelResponse(_message.Message):
+    """The model is awake."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> Global___Model:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        model: Global___Model | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WakeModelResponse: _TypeAlias = WakeModelResponse  # noqa: Y015

@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """What a replica serves.
+    """What a replica serves, and what an operator changes about it.
+
+    LoadModel, UnloadModel, SleepModel and WakeModel are for operators. A replica takes them where its settings say so,
+    and answers PERMISSION_DENIED MODEL_CONTROL_OFF otherwise (do not retry).
     """
 
     def __init__(self, channel):
@@ -45,14 +48,37 @@ class ModelServiceStub:
                 request_serializer=seam_dot_inference_dot_v1_dot_model__service__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=seam_dot_inference_dot_v1_dot_model__service__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.LoadModel = channel.unary_stream(
+                '/seam.inference.v1.ModelService/LoadModel',
+                request_serializer=seam_dot_inference_dot_v1_dot_model__service__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=seam_dot_inference_dot_v1_dot_model__service__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/seam.inference.v1.ModelService/UnloadModel',
+                request_serializer=seam_dot_inference_dot_v1_dot_model__service__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=seam_dot_inference_dot_v1_dot_model__service__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
+        self.SleepModel = channel.unary_unary(
+                '/seam.inference.v1.ModelService/SleepModel',
+                request_serializer=seam_dot_inference_dot_v1_dot_model__service__pb2.SleepModelRequest.SerializeToString,
+                response_deserializer=seam_dot_inference_dot_v1_dot_model__service__pb2.SleepModelResponse.FromString,
+                _registered_method=True)
+        self.WakeModel = channel.unary_unary(
+                '/seam.inference.v1.ModelService/WakeModel',
+                request_serializer=seam_dot_inference_dot_v1_dot_model__service__pb2.WakeModelRequest.SerializeToString,
+                response_deserializer=seam_dot_inference_dot_v1_dot_model__service__pb2.WakeModelResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
-    """What a replica serves.
+    """What a replica serves, and what an operator changes about it.
+
+    LoadModel, UnloadModel, SleepModel and WakeModel are for operators. A replica takes them where its settings say so,
+    and answers PERMISSION_DENIED MODEL_CONTROL_OFF otherwise (do not retry).
     """
 
     def ListModels(self, request, context):
-        """Every model of this replica's settings, in their order, whatever its state.
+        """Every model of this replica, in the order they came, whatever its state.
         Errors: INVALID_ARGUMENT INVALID_FIELD for a bad page size or token (do not retry).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -62,6 +88,55 @@ class ModelServiceServicer:
     def GetModel(self, request, context):
         """One model.
         Errors: NOT_FOUND MODEL_NOT_FOUND (do not retry).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadModel(self, request, context):
+        """Loads one more model while the others serve. Messages: any number of progress, then model, once it answers. One
+        model loads at a time, others wait for their turn. A load that has begun goes on when the caller leaves: GetModel
+        tells how it ended. One that fails holds nothing, and its model stays in the list as FAILED until it is loaded again
+        or unloaded.
+        Errors: INVALID_ARGUMENT INVALID_FIELD, TEXT_EMPTY (do not retry); ALREADY_EXISTS MODEL_EXISTS (do not retry);
+        FAILED_PRECONDITION MODEL_LOAD_FAILED: no such source, an architecture that is not supported, too little memory,
+        answers that are not the model's own (do not retry before that has changed); RESOURCE_EXHAUSTED QUEUE_FULL: too many
+        loads wait or too many models are here (retry later); PERMISSION_DENIED MODEL_CONTROL_OFF (do not retry);
+        UNAVAILABLE DRAINING (retry elsewhere).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Serves a model no longer and frees what it holds. From the first moment it takes no new request; those that live
+        have the grace to end, then they fail with UNAVAILABLE DRAINING, to be resumed elsewhere. Answers when its memory is
+        free.
+        Errors: NOT_FOUND MODEL_NOT_FOUND (do not retry); UNAVAILABLE MODEL_NOT_READY: it is loading, waking or being
+        unloaded (retry later); INVALID_ARGUMENT INVALID_FIELD (do not retry); PERMISSION_DENIED MODEL_CONTROL_OFF (do not
+        retry).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SleepModel(self, request, context):
+        """Takes a model's weights and cache off the device and out of memory. It stays in the list and takes requests: the
+        first one wakes it. A model that sleeps stays as it is.
+        Errors: NOT_FOUND MODEL_NOT_FOUND (do not retry); FAILED_PRECONDITION MODEL_BUSY: it has live requests (do not retry
+        before they have ended); UNAVAILABLE MODEL_NOT_READY: it is loading, waking or being unloaded (retry later);
+        PERMISSION_DENIED MODEL_CONTROL_OFF (do not retry).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WakeModel(self, request, context):
+        """Reads a sleeping model's weights again, without waiting for a request. Answers when it is awake; a model that is
+        awake stays as it is.
+        Errors: NOT_FOUND MODEL_NOT_FOUND (do not retry); FAILED_PRECONDITION MODEL_LOAD_FAILED: its weights cannot be read
+        any more, and the model is FAILED (do not retry before that has changed); UNAVAILABLE MODEL_NOT_READY: it is loading
+        or being unloaded (retry later); PERMISSION_DENIED MODEL_CONTROL_OFF (do not retry).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -80,6 +155,26 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=seam_dot_inference_dot_v1_dot_model__service__pb2.GetModelRequest.FromString,
                     response_serializer=seam_dot_inference_dot_v1_dot_model__service__pb2.GetModelResponse.SerializeToString,
             ),
+            'LoadModel': grpc.unary_stream_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=seam_dot_inference_dot_v1_dot_model__service__pb2.LoadModelRequest.FromString,
+                    response_serializer=seam_dot_inference_dot_v1_dot_model__service__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=seam_dot_inference_dot_v1_dot_model__service__pb2.UnloadModelRequest.FromString,
+                    response_serializer=seam_dot_inference_dot_v1_dot_model__service__pb2.UnloadModelResponse.SerializeToString,
+            ),
+            'SleepModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.SleepModel,
+                    request_deserializer=seam_dot_inference_dot_v1_dot_model__service__pb2.SleepModelRequest.FromString,
+                    response_serializer=seam_dot_inference_dot_v1_dot_model__service__pb2.SleepModelResponse.SerializeToString,
+            ),
+            'WakeModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.WakeModel,
+                    request_deserializer=seam_dot_inference_dot_v1_dot_model__service__pb2.WakeModelRequest.FromString,
+                    response_serializer=seam_dot_inference_dot_v1_dot_model__service__pb2.WakeModelResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'seam.inference.v1.ModelService', rpc_method_handlers)
@@ -89,7 +184,10 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """What a replica serves.
+    """What a replica serves, and what an operator changes about it.
+
+    LoadModel, UnloadModel, SleepModel and WakeModel are for operators. A replica takes them where its settings say so,
+    and answers PERMISSION_DENIED MODEL_CONTROL_OFF otherwise (do not retry).
     """
 
     @staticmethod
@@ -136,6 +234,114 @@ class ModelService:
             '/seam.inference.v1.ModelService/GetModel',
             seam_dot_inference_dot_v1_dot_model__service__pb2.GetModelRequest.SerializeToString,
             seam_dot_inference_dot_v1_dot_model__service__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/seam.inference.v1.ModelService/LoadModel',
+            seam_dot_inference_dot_v1_dot_model__service__pb2.LoadModelRequest.SerializeToString,
+            seam_dot_inference_dot_v1_dot_model__service__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/seam.inference.v1.ModelService/UnloadModel',
+            seam_dot_inference_dot_v1_dot_model__service__pb2.UnloadModelRequest.SerializeToString,
+            seam_dot_inference_dot_v1_dot_model__service__pb2.UnloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SleepModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/seam.inference.v1.ModelService/SleepModel',
+            seam_dot_inference_dot_v1_dot_model__service__pb2.SleepModelRequest.SerializeToString,
+            seam_dot_inference_dot_v1_dot_model__service__pb2.SleepModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WakeModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/seam.inference.v1.ModelService/WakeModel',
+            seam_dot_inference_dot_v1_dot_model__service__pb2.WakeModelRequest.SerializeToString,
+            seam_dot_inference_dot_v1_dot_model__service__pb2.WakeModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,37 +27,115 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """What a replica serves."""
+    """What a replica serves, and what an operator changes about it.
+
+    LoadModel, UnloadModel, SleepModel and WakeModel are for operators. A replica takes them where its settings say so,
+    and answers PERMISSION_DENIED MODEL_CONTROL_OFF otherwise (do not retry).
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]
-    """Every model of this replica's settings, in their order, whatever its state.
+    """Every model of this replica, in the order they came, whatever its state.
     Errors: INVALID_ARGUMENT INVALID_FIELD for a bad page size or token (do not retry).
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]
     """One model.
     Errors: NOT_FOUND MODEL_NOT_FOUND (do not retry).
     """
+    LoadModel: _grpc.UnaryStreamMultiCallable[_model_service_pb2.LoadModelRequest, _model_service_pb2.LoadModelResponse]
+    """Loads one more model while the others serve. Messages: any number of progress, then model, once it answers. One
+    model loads at a time, others wait for their turn. A load that has begun goes on when the caller leaves: GetModel
+    tells how it ended. One that fails holds nothing, and its model stays in the list as FAILED until it is loaded again
+    or unloaded.
+    Errors: INVALID_ARGUMENT INVALID_FIELD, TEXT_EMPTY (do not retry); ALREADY_EXISTS MODEL_EXISTS (do not retry);
+    FAILED_PRECONDITION MODEL_LOAD_FAILED: no such source, an architecture that is not supported, too little memory,
+    answers that are not the model's own (do not retry before that has changed); RESOURCE_EXHAUSTED QUEUE_FULL: too many
+    loads wait or too many models are here (retry later); PERMISSION_DENIED MODEL_CONTROL_OFF (do not retry);
+    UNAVAILABLE DRAINING (retry elsewhere).
+    """
+    UnloadModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.UnloadModelRequest, _model_service_pb2.UnloadModelResponse]
+    """Serves a model no longer and frees what it holds. From the first moment it takes no new request; those that live
+    have the grace to end, then they fail with UNAVAILABLE DRAINING, to be resumed elsewhere. Answers when its memory is
+    free.
+    Errors: NOT_FOUND MODEL_NOT_FOUND (do not retry); UNAVAILABLE MODEL_NOT_READY: it is loading, waking or being
+    unloaded (retry later); INVALID_ARGUMENT INVALID_FIELD (do not retry); PERMISSION_DENIED MODEL_CONTROL_OFF (do not
+    retry).
+    """
+    SleepModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.SleepModelRequest, _model_service_pb2.SleepModelResponse]
+    """Takes a model's weights and cache off the device and out of memory. It stays in the list and takes requests: the
+    first one wakes it. A model that sleeps stays as it is.
+    Errors: NOT_FOUND MODEL_NOT_FOUND (do not retry); FAILED_PRECONDITION MODEL_BUSY: it has live requests (do not retry
+    before they have ended); UNAVAILABLE MODEL_NOT_READY: it is loading, waking or being unloaded (retry later);
+    PERMISSION_DENIED MODEL_CONTROL_OFF (do not retry).
+    """
+    WakeModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.WakeModelRequest, _model_service_pb2.WakeModelResponse]
+    """Reads a sleeping model's weights again, without waiting for a request. Answers when it is awake; a model that is
+    awake stays as it is.
+    Errors: NOT_FOUND MODEL_NOT_FOUND (do not retry); FAILED_PRECONDITION MODEL_LOAD_FAILED: its weights cannot be read
+    any more, and the model is FAILED (do not retry before that has changed); UNAVAILABLE MODEL_NOT_READY: it is loading
+    or being unloaded (retry later); PERMISSION_DENIED MODEL_CONTROL_OFF (do not retry).
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """What a replica serves."""
+    """What a replica serves, and what an operator changes about it.
+
+    LoadModel, UnloadModel, SleepModel and WakeModel are for operators. A replica takes them where its settings say so,
+    and answers PERMISSION_DENIED MODEL_CONTROL_OFF otherwise (do not retry).
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Every model of this replica's settings, in their order, whatever its state.
+    """Every model of this replica, in the order they came, whatever its state.
     Errors: INVALID_ARGUMENT INVALID_FIELD for a bad page size or token (do not retry).
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """One model.
     Errors: NOT_FOUND MODEL_NOT_FOUND (do not retry).
     """
+    LoadModel: _aio.UnaryStreamMultiCallable[_model_service_pb2.LoadModelRequest, _model_service_pb2.LoadModelResponse]  # type: ignore[assignment]
+    """Loads one more model while the others serve. Messages: any number of progress, then model, once it answers. One
+    model loads at a time, others wait for their turn. A load that has begun goes on when the caller leaves: GetModel
+    tells how it ended. One that fails holds nothing, and its model stays in the list as FAILED until it is loaded again
+    or unloaded.
+    Errors: INVALID_ARGUMENT INVALID_FIELD, TEXT_EMPTY (do not retry); ALREADY_EXISTS MODEL_EXISTS (do not retry);
+    FAILED_PRECONDITION MODEL_LOAD_FAILED: no such source, an architecture that is not supported, too little memory,
+    answers that are not the model's own (do not retry before that has changed); RESOURCE_EXHAUSTED QUEUE_FULL: too many
+    loads wait or too many models are here (retry later); PERMISSION_DENIED MODEL_CONTROL_OFF (do not retry);
+    UNAVAILABLE DRAINING (retry elsewhere).
+    """
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.UnloadModelRequest, _model_service_pb2.UnloadModelResponse]  # type: ignore[assignment]
+    """Serves a model no longer and frees what it holds. From the first moment it takes no new request; those that live
+    have the grace to end, then they fail with UNAVAILABLE DRAINING, to be resumed elsewhere. Answers when its memory is
+    free.
+    Errors: NOT_FOUND MODEL_NOT_FOUND (do not retry); UNAVAILABLE MODEL_NOT_READY: it is loading, waking or being
+    unloaded (retry later); INVALID_ARGUMENT INVALID_FIELD (do not retry); PERMISSION_DENIED MODEL_CONTROL_OFF (do not
+    retry).
+    """
+    SleepModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.SleepModelRequest, _model_service_pb2.SleepModelResponse]  # type: ignore[assignment]
+    """Takes a model's weights and cache off the device and out of memory. It stays in the list and takes requests: the
+    first one wakes it. A model that sleeps stays as it is.
+    Errors: NOT_FOUND MODEL_NOT_FOUND (do not retry); FAILED_PRECONDITION MODEL_BUSY: it has live requests (do not retry
+    before they have ended); UNAVAILABLE MODEL_NOT_READY: it is loading, waking or being unloaded (retry later);
+    PERMISSION_DENIED MODEL_CONTROL_OFF (do not retry).
+    """
+    WakeModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.WakeModelRequest, _model_service_pb2.WakeModelResponse]  # type: ignore[assignment]
+    """Reads a sleeping model's weights again, without waiting for a request. Answers when it is awake; a model that is
+    awake stays as it is.
+    Errors: NOT_FOUND MODEL_NOT_FOUND (do not retry); FAILED_PRECONDITION MODEL_LOAD_FAILED: its weights cannot be read
+    any more, and the model is FAILED (do not retry before that has changed); UNAVAILABLE MODEL_NOT_READY: it is loading
+    or being unloaded (retry later); PERMISSION_DENIED MODEL_CONTROL_OFF (do not retry).
+    """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What a replica serves."""
+    """What a replica serves, and what an operator changes about it.
+
+    LoadModel, UnloadModel, SleepModel and WakeModel are for operators. A replica takes them where its settings say so,
+    and answers PERMISSION_DENIED MODEL_CONTROL_OFF otherwise (do not retry).
+    """
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -65,7 +143,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.ListModelsResponse, _abc.Awaitable[_model_service_pb2.ListModelsResponse]]:
-        """Every model of this replica's settings, in their order, whatever its state.
+        """Every model of this replica, in the order they came, whatever its state.
         Errors: INVALID_ARGUMENT INVALID_FIELD for a bad page size or token (do not retry).
         """
 
@@ -77,6 +155,63 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_service_pb2.GetModelResponse, _abc.Awaitable[_model_service_pb2.GetModelResponse]]:
         """One model.
         Errors: NOT_FOUND MODEL_NOT_FOUND (do not retry).
+        """
+
+    @_abc_1.abstractmethod
+    def LoadModel(
+        self,
+        request: _model_service_pb2.LoadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_service_pb2.LoadModelResponse], _abc.AsyncIterator[_model_service_pb2.LoadModelResponse]]:
+        """Loads one more model while the others serve. Messages: any number of progress, then model, once it answers. One
+        model loads at a time, others wait for their turn. A load that has begun goes on when the caller leaves: GetModel
+        tells how it ended. One that fails holds nothing, and its model stays in the list as FAILED until it is loaded again
+        or unloaded.
+        Errors: INVALID_ARGUMENT INVALID_FIELD, TEXT_EMPTY (do not retry); ALREADY_EXISTS MODEL_EXISTS (do not retry);
+        FAILED_PRECONDITION MODEL_LOAD_FAILED: no such source, an architecture that is not supported, too little memory,
+        answers that are not the model's own (do not retry before that has changed); RESOURCE_EXHAUSTED QUEUE_FULL: too many
+        loads wait or too many models are here (retry later); PERMISSION_DENIED MODEL_CONTROL_OFF (do not retry);
+        UNAVAILABLE DRAINING (retry elsewhere).
+        """
+
+    @_abc_1.abstractmethod
+    def UnloadModel(
+        self,
+        request: _model_service_pb2.UnloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.UnloadModelResponse, _abc.Awaitable[_model_service_pb2.UnloadModelResponse]]:
+        """Serves a model no longer and frees what it holds. From the first moment it takes no new request; those that live
+        have the grace to end, then they fail with UNAVAILABLE DRAINING, to be resumed elsewhere. Answers when its memory is
+        free.
+        Errors: NOT_FOUND MODEL_NOT_FOUND (do not retry); UNAVAILABLE MODEL_NOT_READY: it is loading, waking or being
+        unloaded (retry later); INVALID_ARGUMENT INVALID_FIELD (do not retry); PERMISSION_DENIED MODEL_CONTROL_OFF (do not
+        retry).
+        """
+
+    @_abc_1.abstractmethod
+    def SleepModel(
+        self,
+        request: _model_service_pb2.SleepModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.SleepModelResponse, _abc.Awaitable[_model_service_pb2.SleepModelResponse]]:
+        """Takes a model's weights and cache off the device and out of memory. It stays in the list and takes requests: the
+        first one wakes it. A model that sleeps stays as it is.
+        Errors: NOT_FOUND MODEL_NOT_FOUND (do not retry); FAILED_PRECONDITION MODEL_BUSY: it has live requests (do not retry
+        before they have ended); UNAVAILABLE MODEL_NOT_READY: it is loading, waking or being unloaded (retry later);
+        PERMISSION_DENIED MODEL_CONTROL_OFF (do not retry).
+        """
+
+    @_abc_1.abstractmethod
+    def WakeModel(
+        self,
+        request: _model_service_pb2.WakeModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.WakeModelResponse, _abc.Awaitable[_model_service_pb2.WakeModelResponse]]:
+        """Reads a sleeping model's weights again, without waiting for a request. Answers when it is awake; a model that is
+        awake stays as it is.
+        Errors: NOT_FOUND MODEL_NOT_FOUND (do not retry); FAILED_PRECONDITION MODEL_LOAD_FAILED: its weights cannot be read
+        any more, and the model is FAILED (do not retry before that has changed); UNAVAILABLE MODEL_NOT_READY: it is loading
+        or being unloaded (retry later); PERMISSION_DENIED MODEL_CONTROL_OFF (do not retry).
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -586,7 +586,7 @@ class Load(_message.Message):
     """Whether it takes work."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelLoad]:
-        """Every model, in Welcome's order."""
+        """Every model, in the order that models were last told."""
 
     def __init__(
         self,
@@ -603,6 +603,30 @@ class Load(_message.Message):
 Global___Load: _TypeAlias = Load  # noqa: Y015
 
 @_typing.final
+class ModelSet(_message.Message):
+    """All that is served here, told anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[_model_service_pb2.Model]:
+        """In the place of those of Welcome, or of the set before."""
+
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[_model_service_pb2.Model] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelSet: _TypeAlias = ModelSet  # noqa: Y015
+
+@_typing.final
 class SessionResponse(_message.Message):
     """A frame from the server. The first has welcome and load; later ones have load and, mostly, events. A frame with load
     alone is sent when nothing else was for a while, so that a client can tell a silent link from a dead one; the
@@ -615,6 +639,7 @@ class SessionResponse(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """First frame only."""
@@ -635,6 +660,12 @@ class SessionResponse(_message.Message):
         in the same frame.
         """
 
+    @_builtins.property
+    def models(self) -> Global___ModelSet:
+        """Set when a model came, went, or changed its state since models were last told. Only to a client whose hello has the
+        capability "models-changed".
+        """
+
     def __init__(
         self,
         *,
@@ -642,10 +673,11 @@ class SessionResponse(_message.Message):
         events: _abc.Iterable[Global___Event] | None = ...,
         load: Global___Load | None = ...,
         tokens: Global___TokenColumns | None = ...,
+        models: Global___ModelSet | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "tokens", b"tokens", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "models", b"models", "tokens", b"tokens", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "load", b"load", "tokens", b"tokens", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "load", b"load", "models", b"models", "tokens", b"tokens", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,7 +1,7 @@
-"""Which models this replica has, in the settings' order, and whether each can answer."""
+"""Which models this replica has, in the order they came, and whether each can answer."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from inference_svc.errors import FieldViolation, ModelNotFound, ModelNotReady
 from inference_svc.model import LoadedModel, ModelSpec
@@ -23,18 +23,56 @@ class Catalogue:
 
     def __init__(self, specs: Sequence[ModelSpec]) -> None:
         self._entries = {spec.name: CatalogueEntry(_info_of(spec), ModelState.LOADING) for spec in specs}
+        self._awaited = set(self._entries)
         self._loaded: dict[str, LoadedModel] = {}
+        self._listeners: list[Callable[[], None]] = []
+        self.version = 0  # counts the changes
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """It is called after every change."""
+        self._listeners.append(listener)
+
+    def loading(self, spec: ModelSpec) -> None:
+        self._put(spec.name, CatalogueEntry(_info_of(spec), ModelState.LOADING))
 
     def ready(self, model: LoadedModel) -> None:
         self._loaded[model.info.name] = model
-        self._entries[model.info.name] = CatalogueEntry(model.info, ModelState.READY)
+        self._awaited.discard(model.info.name)
+        self._put(model.info.name, CatalogueEntry(model.info, ModelState.READY))
+
+    def sleeping(self, name: str) -> None:
+        """It is read and counted as before, and nothing here holds what computes it."""
+        self._loaded[name] = replace(self._loaded[name], runner=None)
+        self._put(name, CatalogueEntry(self._entries[name].info, ModelState.SLEEPING))
+
+    def waking(self, name: str) -> None:
+        self._put(name, CatalogueEntry(self._entries[name].info, ModelState.WAKING))
+
+    def unloading(self, name: str) -> None:
+        self._loaded.pop(name, None)
+        self._put(name, CatalogueEntry(self._entries[name].info, ModelState.UNLOADING))
 
     def failed(self, spec: ModelSpec, why: str) -> None:
-        self._entries[spec.name] = CatalogueEntry(_info_of(spec, notice=why), ModelState.FAILED)
+        self._loaded.pop(spec.name, None)
+        self._put(spec.name, CatalogueEntry(_info_of(spec, notice=why), ModelState.FAILED))
+
+    def gone(self, name: str) -> None:
+        self._loaded.pop(name, None)
+        self._put(name, None)
+
+    def _put(self, name: str, entry: CatalogueEntry | None) -> None:
+        if entry is None:
+            self._entries.pop(name, None)
+        else:
+            self._entries[name] = entry
+        self.version += 1
+        for listener in self._listeners:
+            listener()
 
     @property
     def all_ready(self) -> bool:
-        return all(entry.state is ModelState.READY for entry in self._entries.values())
+        """Whether every model of the settings has been ready."""
+        return not self._awaited
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._entries)

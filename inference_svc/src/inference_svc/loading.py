@@ -1,75 +1,113 @@
-"""From the settings' models to models that the engine serves, while everything else goes on."""
+"""From a model of the settings to a model that the engine can serve; off the event loop and off the model thread."""
 
 import asyncio
-import logging
+import ctypes
+import gc
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from inference_svc.catalogue import Catalogue
-from inference_svc.engine.engine import Engine
-from inference_svc.errors import ModelLoadError
 from inference_svc.model import LoadedModel, ModelSpec
+from inference_svc.progress import Progress
 from inference_svc.settings import Settings
 
-Load = Callable[[ModelSpec, Callable[[str], None]], LoadedModel]  # on a thread of its own; the other tells progress
-WarmUp = Callable[[LoadedModel], None]  # on the model thread
+Load = Callable[[ModelSpec, Progress], LoadedModel]  # on a thread of its own
 Result = TypeVar("Result")
-_log = logging.getLogger(__name__)
 
 
-async def load_all(
-    specs: Sequence[ModelSpec], load: Load, warm_up: WarmUp, engine: Engine, catalogue: Catalogue
-) -> None:
-    """One model after another, in the settings' order. Raises ModelLoadError, having told the catalogue."""
-    for spec in specs:
-        engine.loading(True)
-        try:
-            model = await _in_daemon_thread(partial(load, spec, _log.info))
-            await asyncio.wrap_future(engine.call(partial(warm_up, model)))
-        except Exception as error:
-            catalogue.failed(spec, str(error))
-            if isinstance(error, ModelLoadError):
-                raise
-            _log.exception("loading model %s", spec.name)
-            raise ModelLoadError(f"model {spec.name} ({spec.source}) cannot be served: {error}") from error
-        finally:
-            engine.loading(False)
-        engine.add(model)
-        catalogue.ready(model)
+class Loader(Protocol):
+    def load(self, spec: ModelSpec, progress: Progress, *, beside_others: bool) -> LoadedModel:
+        """On a thread of its own. `beside_others`: take one core, since models are serving."""
+        ...
+
+    def warm_up(self, model: LoadedModel) -> None:
+        """On the model thread, before the model is served."""
+        ...
+
+    def settle(self) -> None:
+        """On the model thread, after each load, however it ended."""
+        ...
+
+    def let_go(self) -> None:
+        """On a thread of its own: give back the memory of what nobody holds any more."""
+        ...
 
 
-def model_loader(settings: Settings) -> tuple[Load, WarmUp]:
+class ModelLoader:
     """Of real models. torch is imported on the loading thread: it takes seconds, and a server of other models does
     without."""
 
-    def load(spec: ModelSpec, progress: Callable[[str], None]) -> LoadedModel:
-        progress(f"{spec.name}: importing torch and transformers")
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._threads = settings.torch_threads
+
+    def load(self, spec: ModelSpec, progress: Progress, *, beside_others: bool) -> LoadedModel:
+        self._import_torch(spec, progress)
         import torch
 
         from inference_svc.models.loading import load_model
 
-        if settings.torch_threads is not None:
-            torch.set_num_threads(settings.torch_threads)
-        return load_model(spec, cache_folder=settings.cache_folder, progress=progress)
+        # The number of threads of OpenMP belongs to the thread that sets it, MKL's to whoever set it last: `settle`.
+        torch.set_num_threads(1 if beside_others else self._threads or torch.get_num_threads())
+        return load_model(spec, cache_folder=self._settings.cache_folder, progress=progress, reached=progress.reached)
 
-    def warm_up(model: LoadedModel) -> None:
+    def _import_torch(self, spec: ModelSpec, progress: Progress) -> None:
+        first = "inference_svc.models.loading" not in sys.modules
+        if first:
+            progress(f"{spec.name}: importing torch and transformers")
+        import torch
+
+        import inference_svc.models.loading  # noqa: F401  # the rest of what takes seconds
+
+        if self._threads is None:
+            self._threads = torch.get_num_threads()
+        if first:
+            gc.collect()
+            gc.freeze()  # a million objects that never end: collecting the rest then holds nobody up
+
+    def warm_up(self, model: LoadedModel) -> None:
         from inference_svc.models.warming import warm_up
 
+        self.settle()
         warm_up(model)
 
-    return load, warm_up
+    def settle(self) -> None:
+        if (torch := sys.modules.get("torch")) is not None and self._threads is not None:
+            torch.set_num_threads(self._threads)
+
+    def let_go(self) -> None:
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        if sys.platform == "linux":
+            with suppress(AttributeError):  # a C library other than glibc
+                ctypes.CDLL(None).malloc_trim(0)
 
 
-def loader_of(load: Load) -> tuple[Load, WarmUp]:
+class SimpleLoader:
     """Of models that are warm as they come."""
-    return load, lambda _: None
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+
+    def load(self, spec: ModelSpec, progress: Progress, *, beside_others: bool) -> LoadedModel:
+        return self._load(spec, progress)
+
+    def warm_up(self, model: LoadedModel) -> None:
+        """It is warm."""
+
+    def settle(self) -> None:
+        """Nothing was changed."""
+
+    def let_go(self) -> None:
+        """Nothing is held."""
 
 
-async def _in_daemon_thread(function: Callable[[], Result]) -> Result:
+async def in_daemon_thread(function: Callable[[], Result]) -> Result:
     """A load cannot be interrupted; a daemon thread does not hold up a process that is told to end meanwhile."""
     done: Future[Result] = Future()
 

@@ -14,7 +14,8 @@ class ModelSpec:
 
     `source` is a hub name, a local folder, or "embedded:NAME" for a default that needs no hub.
     `device` is "cpu", "cuda", "cuda:1"; `dtype` "auto", "float32", "bfloat16", "float16".
-    None leaves a limit to the model and the device.
+    None leaves a limit to the model and the device. It falls asleep when unused for `idle_sleep_seconds`; never where
+    that is None.
     """
 
     name: str
@@ -26,6 +27,7 @@ class ModelSpec:
     cache_token_count: int | None = None
     slot_count: int | None = None
     step_token_budget: int | None = None
+    idle_sleep_seconds: float | None = None
 
 
 class Tokenizer(Protocol):
@@ -75,9 +77,10 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """Ready to be served. A generation model has a GenerationRunner, the others an EncoderRunner."""
+    """Ready to be served. A generation model has a GenerationRunner, the others an EncoderRunner; one that sleeps has
+    none."""
 
     info: ModelInfo
     tokenizer: Tokenizer
-    runner: GenerationRunner | EncoderRunner
+    runner: GenerationRunner | EncoderRunner | None
     step_token_budget: int

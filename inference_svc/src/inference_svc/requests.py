@@ -323,6 +323,8 @@ class ModelState(Enum):
     READY = "ready"
     SLEEPING = "sleeping"
     FAILED = "failed"
+    WAKING = "waking"
+    UNLOADING = "unloading"
 
 
 @dataclass(frozen=True, slots=True)

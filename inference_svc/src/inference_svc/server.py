@@ -11,7 +11,8 @@ from inference_svc.admission import Admission, AdmissionLimits
 from inference_svc.catalogue import Catalogue
 from inference_svc.engine.engine import Engine
 from inference_svc.engine.settings import EngineSettings
-from inference_svc.loading import Load, WarmUp, load_all, loader_of, model_loader
+from inference_svc.loading import Load, ModelLoader, SimpleLoader
+from inference_svc.residency import Residency
 from inference_svc.settings import Settings
 from inference_svc.wire.calls import Calls
 from inference_svc.wire.grpc_server import SERVICES, bind, grpc_server
@@ -25,10 +26,13 @@ _log = logging.getLogger(__name__)
 class InferenceServer:
     """A running server. `serve` makes one and owns its end."""
 
-    def __init__(self, settings: Settings, engine: Engine, admission: Admission, catalogue: Catalogue) -> None:
+    def __init__(
+        self, settings: Settings, engine: Engine, admission: Admission, catalogue: Catalogue, residency: Residency
+    ) -> None:
         self.replica_id = uuid.uuid4().hex
         self.engine = engine
         self.catalogue = catalogue
+        self.residency = residency
         self.addresses: tuple[str, ...] = ()
         self.health = Health(SERVICES)
         self.calls = Calls(engine, admission)
@@ -36,7 +40,7 @@ class InferenceServer:
         self.session_service = SessionService(engine, admission, catalogue, limits, self.replica_id, time.monotonic)
         self.grpc = grpc_server(
             InferenceServicer(self.session_service, self.calls, admission, time.monotonic),
-            ModelServicer(catalogue),
+            ModelServicer(catalogue, residency, may_change=settings.models_may_change),
             self.health,
             settings.max_message_bytes,
         )
@@ -67,6 +71,7 @@ class InferenceServer:
     async def leave(self) -> None:
         """Health says so, sessions hand back, no call is taken."""
         await self.health.leaving()
+        self.residency.draining = True
         self.session_service.drain()
         self.calls.draining = True
 
@@ -86,31 +91,36 @@ async def serve(settings: Settings, *, load: Load | None = None) -> AsyncIterato
     """
     catalogue = Catalogue(settings.model_specs())
     limits = AdmissionLimits(thread_count=settings.admission_threads, waiting=settings.max_waiting_admissions)
-    loader = model_loader(settings) if load is None else loader_of(load)
+    loader = ModelLoader(settings) if load is None else SimpleLoader(load)
     loop = asyncio.get_running_loop()
     losing: list[asyncio.Task[None]] = []
 
     def died(reason: str) -> None:
         loop.call_soon_threadsafe(lambda: losing.append(loop.create_task(server.lose_engine(reason))))
 
+    def wanted(name: str) -> None:
+        loop.call_soon_threadsafe(residency.wanted, name)
+
     async with AsyncExitStack() as stack:
         admission = stack.enter_context(Admission(catalogue, limits, time.monotonic))
-        engine = Engine(settings=_engine_settings(settings), died=died)
+        engine = Engine(settings=_engine_settings(settings), died=died, wanted=wanted)
         engine.start()
         stack.push_async_callback(asyncio.to_thread, engine.stop)
-        server = InferenceServer(settings, engine, admission, catalogue)
+        residency = Residency(engine, catalogue, loader)
+        stack.push_async_callback(residency.close)
+        server = InferenceServer(settings, engine, admission, catalogue, residency)
         stack.push_async_callback(_end, losing)
         await server.health.starting()
         server.addresses = bind(server.grpc, settings.addresses)
         stack.push_async_callback(server.grpc.stop, 0)
         await server.grpc.start()
-        server.loading = asyncio.create_task(_load(server, settings, *loader), name="loading")
+        server.loading = asyncio.create_task(_load(server, settings), name="loading")
         stack.push_async_callback(_end, [server.loading])
         yield server
 
 
-async def _load(server: InferenceServer, settings: Settings, load: Load, warm_up: WarmUp) -> None:
-    await load_all(settings.model_specs(), load, warm_up, server.engine, server.catalogue)
+async def _load(server: InferenceServer, settings: Settings) -> None:
+    await server.residency.move_in(settings.model_specs())
     await server.health.serving()
 
 

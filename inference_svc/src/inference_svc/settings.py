@@ -1,5 +1,6 @@
 """What the environment says, read once. Every variable begins with SEAM_."""
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -26,7 +27,9 @@ class Settings(BaseSettings):
     A model is a hub name, a local folder or "embedded:NAME"; empty is not served. A device is "cpu", "cuda" or
     "cuda:1". Limits of a model that are not set follow from the model and the device.
     `listen` is "host:port" (port 0 takes a free one), "unix:/path", several with commas between, or empty for none.
-    Seconds are named so; sizes are bytes.
+    Seconds are named so; sizes are bytes. A model that nobody asks for `idle_sleep_seconds` sleeps until it is asked.
+    `allow_model_control`: whether models may be loaded, unloaded, put to sleep and woken by call; where it is not set,
+    by anyone on this machine if it listens to nobody else, by nobody otherwise.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True)
@@ -38,18 +41,21 @@ class Settings(BaseSettings):
     chat_cache_token_count: int | None = Field(default=None, ge=1)
     chat_slot_count: int | None = Field(default=None, ge=1)
     chat_step_token_budget: int | None = Field(default=None, ge=1)
+    chat_idle_sleep_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     embed_model: str = "embedded:minilm"
     embed_device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     embed_dtype: Dtype = "auto"
     embed_max_context_tokens: int | None = Field(default=None, ge=2)
     embed_step_token_budget: int | None = Field(default=None, ge=1)
+    embed_idle_sleep_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     score_model: str = "embedded:tiny-score"
     score_device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     score_dtype: Dtype = "auto"
     score_max_context_tokens: int | None = Field(default=None, ge=2)
     score_step_token_budget: int | None = Field(default=None, ge=1)
+    score_idle_sleep_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     listen: str = Field(
         default="127.0.0.1:50052", validation_alias=AliasChoices("SEAM_INFERENCE_LISTEN")
@@ -63,6 +69,7 @@ class Settings(BaseSettings):
     prompt_tokens_per_step: int | None = Field(default=None, ge=1)
     heartbeat_seconds: float = Field(default=0.5, gt=0, le=60, allow_inf_nan=False)
     drain_seconds: float = Field(default=20.0, ge=0, allow_inf_nan=False)
+    allow_model_control: bool | None = None
     admission_threads: int = Field(default=2, ge=1)
     max_waiting_admissions: int = Field(default=256, ge=1)
 
@@ -78,13 +85,22 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _serves_something(self) -> Self:
-        if not self.model_specs():
-            raise ValueError("at least one of SEAM_CHAT_MODEL, SEAM_EMBED_MODEL, SEAM_SCORE_MODEL must not be empty")
+        if not self.model_specs() and not self.models_may_change:
+            raise ValueError(
+                "at least one of SEAM_CHAT_MODEL, SEAM_EMBED_MODEL, SEAM_SCORE_MODEL must not be empty where "
+                "SEAM_ALLOW_MODEL_CONTROL does not allow to load one later"
+            )
         return self
 
     @property
     def addresses(self) -> tuple[str, ...]:
         return _separated(self.listen)
+
+    @property
+    def models_may_change(self) -> bool:
+        if self.allow_model_control is not None:
+            return self.allow_model_control
+        return all(_is_of_this_machine(address) for address in self.addresses)
 
     def model_specs(self) -> tuple[ModelSpec, ...]:
         """The models to serve, under the names of their roles."""
@@ -101,6 +117,7 @@ class Settings(BaseSettings):
             cache_token_count=getattr(self, f"{name}_cache_token_count", None),
             slot_count=getattr(self, f"{name}_slot_count", None),
             step_token_budget=getattr(self, f"{name}_step_token_budget"),
+            idle_sleep_seconds=getattr(self, f"{name}_idle_sleep_seconds"),
         )
 
 
@@ -120,6 +137,16 @@ def default_cache_folder(xdg_cache_home: str) -> Path:
 
 def _separated(listen: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in listen.split(",") if part.strip())
+
+
+def _is_of_this_machine(address: str) -> bool:
+    if address.startswith(UNIX):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_host_and_port(address: str) -> None:

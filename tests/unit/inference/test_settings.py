@@ -58,9 +58,30 @@ def test_a_bad_variable_is_named_with_what_was_wrong(monkeypatch, variable, valu
         read_settings()
 
 
-def test_serving_nothing_is_an_error():
+NOTHING = {"chat_model": "", "embed_model": " ", "score_model": ""}
+
+
+def test_serving_nothing_is_an_error_where_nothing_can_be_loaded_later():
+    assert read_settings(**NOTHING).model_specs() == ()
     with pytest.raises(SettingsError, match="SEAM_CHAT_MODEL"):
-        read_settings(chat_model="", embed_model=" ", score_model="")
+        read_settings(**NOTHING, allow_model_control=False)
+
+
+@pytest.mark.parametrize(
+    ("listen", "allowed", "expected"),
+    [
+        ("127.0.0.1:0", None, True),
+        ("localhost:0,unix:/tmp/seam,[::1]:0", None, True),
+        ("", None, True),
+        ("0.0.0.0:0", None, False),
+        ("127.0.0.1:0,10.0.0.1:0", None, False),
+        ("inference.example:0", None, False),
+        ("0.0.0.0:0", True, True),
+        ("127.0.0.1:0", False, False),
+    ],
+)
+def test_models_may_be_changed_by_whoever_is_on_this_machine_unless_told_otherwise(listen, allowed, expected):
+    assert read_settings(listen=listen, allow_model_control=allowed).models_may_change is expected
 
 
 def test_addresses_may_be_several_or_none(monkeypatch):

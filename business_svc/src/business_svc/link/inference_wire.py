@@ -72,6 +72,11 @@ _FINISH_REASONS = {
     work_pb2.FINISH_REASON_STOP_STRING: FinishReason.STOP_STRING,
     work_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
 }
+_ANSWERING = (  # a request wakes a model that sleeps, and waits for one that is waking
+    model_service_pb2.MODEL_STATE_READY,
+    model_service_pb2.MODEL_STATE_SLEEPING,
+    model_service_pb2.MODEL_STATE_WAKING,
+)
 _TASKS = {
     model_service_pb2.TASK_GENERATE: Task.GENERATE,
     model_service_pb2.TASK_EMBED: Task.EMBED,
@@ -297,7 +302,7 @@ def model_of(message: model_service_pb2.Model) -> Model | None:
         dimension_count=message.dimension_count,
         labels=tuple(message.labels),
         notice=message.notice,
-        ready=message.state in (model_service_pb2.MODEL_STATE_READY, model_service_pb2.MODEL_STATE_SLEEPING),
+        ready=message.state in _ANSWERING,
     )
 
 

@@ -15,13 +15,15 @@ class Next(Enum):
     GIVE_UP = "give up"
 
 
+# A model that is not found where it was a moment ago was unloaded while the request was on its way there.
+_ELSEWHERE = frozenset({Reason.MODEL_NOT_READY, Reason.QUEUE_FULL, Reason.MODEL_NOT_FOUND})
 _LOST = frozenset({Reason.REPLICA_LOST, Reason.ENGINE_STOPPED})
 
 
 def verdict(error: SeamError) -> Next:
     if error.reason in _LOST or error.reason is Reason.DRAINING:
         return Next.MOVE
-    if error.retry_after is not None or error.reason in (Reason.MODEL_NOT_READY, Reason.QUEUE_FULL):
+    if error.retry_after is not None or error.reason in _ELSEWHERE:
         return Next.RETRY
     return Next.GIVE_UP
 
@@ -55,6 +57,11 @@ class Journey:
     def started(self) -> bool:
         """Whether the reader has tokens: from then on it must not see a failure that another replica can mend."""
         return bool(self.given)
+
+    @property
+    def departed(self) -> bool:
+        """Whether a replica has taken it: then the model is known, wherever it is now."""
+        return self._accepted is not None
 
     def departs(self, now: float) -> None:
         """It goes to a replica, with the ids given so far."""

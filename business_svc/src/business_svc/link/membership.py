@@ -27,7 +27,7 @@ class ReconnectSettings:
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """A replica that belongs to the pool, connected or not. `models` are those of its last welcome."""
+    """A replica that belongs to the pool, connected or not. `models` are those that it answers for, as it last told."""
 
     connector: Connector
     last_session: Session | None = None
@@ -82,7 +82,7 @@ class Member:
 
 class Membership:
     """Owns the members and the task that keeps each connected. `joined` and `lost` are told of sessions that begin
-    and that end badly."""
+    and that end badly, `changed` when what a replica serves is not what it was."""
 
     def __init__(
         self,
@@ -90,11 +90,13 @@ class Membership:
         reconnect: ReconnectSettings,
         joined: Callable[[Member], None],
         lost: Callable[[Member], None],
+        changed: Callable[[], None],
     ) -> None:
         self._session_settings = session
         self._reconnect = reconnect
         self._joined = joined
         self._lost = lost
+        self._changed = changed
         self._members: dict[str, Member] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._tasks = asyncio.TaskGroup()
@@ -165,8 +167,17 @@ class Membership:
         return True
 
     def _begin(self, member: Member, session: Session) -> None:
-        models = [model_of(one) for one in session.welcome.models]
         member.last_session = session
-        member.models = tuple(one for one in models if one is not None)
+        member.models = _answering(session)
         member.replica_id = session.welcome.replica_id
+        session.models_changed = lambda: self._take_models(member, session)
         self._joined(member)
+
+    def _take_models(self, member: Member, session: Session) -> None:
+        member.models = _answering(session)
+        self._changed()
+
+
+def _answering(session: Session) -> tuple[Model, ...]:
+    models = [model_of(one) for one in session.models]
+    return tuple(one for one in models if one is not None and one.ready)

@@ -65,7 +65,7 @@ class Placing:
             raise _nobody(model)
         standings = [member.standing(model) for member in self._members if member.serves(model)]
         if not standings:
-            self._check_known(model, now)
+            self._check_known(model, journey, now)
         decision = self._picker.choose(
             model, standings, now, prefixes=prefixes, avoided=journey.avoided, chance=random.random()
         )
@@ -83,8 +83,13 @@ class Placing:
         journey.avoided.clear()
         return error
 
-    def _check_known(self, model: str, now: float) -> None:
-        """A name that no replica serves is the caller's mistake, unless a replica may yet come that serves it."""
+    def _check_known(self, model: str, journey: Journey, now: float) -> None:
+        """A name that no replica serves is the caller's mistake, unless a replica may yet come that serves it, or one
+        did when the request departed."""
+        if journey.departed:
+            if all(member.open for member in self._members):
+                raise _nobody(model)
+            return
         welcomed = [member.welcomed for member in self._members]
         if any(welcomed) and (all(welcomed) or now - self._opened >= self._patience):
             raise bad_field("model", f"no replica serves a model named {model!r}", Reason.MODEL_NOT_FOUND)

@@ -78,7 +78,7 @@ class Pool:
             heartbeat_timeout=self._settings.heartbeat_timeout,
             max_request_bytes=self._settings.max_request_bytes,
         )
-        self._members = Membership(session, self._settings.reconnect, self._joined, self._lost)
+        self._members = Membership(session, self._settings.reconnect, self._joined, self._lost, self._changed)
         self._placing = Placing(self._members, self._picker, self._settings.patience, self._settings.most_waiting)
 
     async def __aenter__(self) -> "Pool":
@@ -123,6 +123,9 @@ class Pool:
 
     def _joined(self, member: Member) -> None:
         self._picker.reconnected(member.address)
+        self._placing.changed()
+
+    def _changed(self) -> None:
         self._placing.changed()
 
     def _lost(self, member: Member) -> None:

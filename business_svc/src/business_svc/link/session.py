@@ -2,11 +2,12 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Never
 
-from seam.inference.v1 import session_pb2
+from seam.inference.v1 import model_service_pb2, session_pb2
 from seam.inference.v1.session_pb2 import SessionRequest, SessionResponse, Welcome
 
 from business_svc.domain.inference import (
@@ -28,6 +29,7 @@ from business_svc.link.outbox import Outbox
 PROTOCOL_REVISION = 1
 TOKEN_COLUMNS = "token-columns"
 """The capability of reading tokens column by column."""
+MODELS_CHANGED = "models-changed"  # a capability: we are told when the replica's models change
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Session:
 
     def __init__(self, duplex: Duplex, welcome: Welcome, load: session_pb2.Load, settings: SessionSettings) -> None:
         self.welcome = welcome
+        self.models: Sequence[model_service_pb2.Model] = welcome.models  # as last told
+        self.models_changed: Callable[[], None] = lambda: None
         self.unseen: Counter[str] = Counter()  # by model: submitted, not yet in any load told to us
         self._duplex = duplex
         self._settings = settings
@@ -77,7 +81,7 @@ class Session:
             protocol_revision=PROTOCOL_REVISION,
             client_id=settings.client_id,
             user_agent=settings.user_agent,
-            capabilities=[TOKEN_COLUMNS],
+            capabilities=[TOKEN_COLUMNS, MODELS_CHANGED],
         )
         await duplex.send(SessionRequest(hello=hello))
         first = await duplex.receive()
@@ -217,6 +221,9 @@ class Session:
 
     def _take(self, frame: SessionResponse) -> None:
         self._load, self._loads = frame.load, None
+        if frame.HasField("models"):  # before the events: what is handed back must not come here again
+            self.models = frame.models.models
+            self.models_changed()
         if frame.HasField("tokens"):
             for request_id, tokens in columns_of(frame.tokens):
                 exchange = self._live.get(request_id)

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+from inference_svc.engine.asleep import AsleepDriver
 from inference_svc.engine.costs import StepCosts
 from inference_svc.engine.device_time import DeviceTime
 from inference_svc.engine.door import Bounds, Door, Facts
-from inference_svc.engine.driver import Driver
+from inference_svc.engine.driver import Driver, News
 from inference_svc.engine.encoder_former import EncoderLimits
 from inference_svc.engine.encoding_driver import EncodingDriver
 from inference_svc.engine.generation_driver import GenerationDriver
@@ -23,9 +24,17 @@ class Chamber:
         self, model: LoadedModel, settings: EngineSettings, clock: Callable[[], float], time: DeviceTime
     ) -> None:
         self._name = model.info.name
+        self._settings = settings
+        self._clock = clock
+        self._time = time
         self._costs = StepCosts()
+        self.driver, self.most_tokens = self._furnish(model)
         bounds = Bounds(settings.max_waiting_sequences, settings.max_waiting_tokens)
-        self.driver: Driver
+        self.door = Door(bounds, self._costs, self.driver.facts(), self.most_tokens)
+
+    def _furnish(self, model: LoadedModel) -> tuple[Driver, int | None]:
+        """The driver, and the most tokens that one sequence can hold."""
+        settings = self._settings
         if model.info.task is Task.GENERATE:
             runner: GenerationRunner = model.runner  # type: ignore[assignment]  # by the task, as LoadedModel says
             cache = _cache_tokens(runner)
@@ -37,17 +46,27 @@ class Chamber:
                 aging_steps=settings.aging_steps,
                 tenant_weights=settings.tenant_weights,
             )
-            self.driver = GenerationDriver(runner, model.tokenizer, limits, self._costs, clock, time)
-            self.door = Door(bounds, self._costs, self.driver.facts(), min(cache, runner.max_context_tokens))
-        else:
-            encoder: EncoderRunner = model.runner  # type: ignore[assignment]  # by the task, as LoadedModel says
-            passes = EncoderLimits(model.step_token_budget, settings.aging_steps, settings.tenant_weights)
-            self.driver = EncodingDriver(encoder, model.info, passes, self._costs, clock, time)
-            self.door = Door(bounds, self._costs, self.driver.facts())
+            generation = GenerationDriver(runner, model.tokenizer, limits, self._costs, self._clock, self._time)
+            return generation, min(cache, runner.max_context_tokens)
+        encoder: EncoderRunner = model.runner  # type: ignore[assignment]  # by the task, as LoadedModel says
+        passes = EncoderLimits(model.step_token_budget, settings.aging_steps, settings.tenant_weights)
+        return EncodingDriver(encoder, model.info, passes, self._costs, self._clock, self._time), None
 
     @property
     def sequence_count(self) -> int:
         return len(self.driver.keys)
+
+    def sleep(self) -> None:
+        """Let go of the driver, and with it of the runner: nothing lives in it. What comes from now on waits."""
+        if not isinstance(self.driver, AsleepDriver):
+            self.driver.tidy()
+            self.driver = AsleepDriver()
+
+    def wake(self, model: LoadedModel) -> News:
+        """The model was loaded again; what waited goes on to it."""
+        waiting = self.driver
+        self.driver, self.most_tokens = self._furnish(model)
+        return waiting.hand_over(self.driver) if isinstance(waiting, AsleepDriver) else []
 
     def load(self, facts: Facts, predicted_wait: float) -> ModelLoad:
         return ModelLoad(

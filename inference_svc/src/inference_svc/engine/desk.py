@@ -5,12 +5,15 @@ taken at all. Nothing is computed under it.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from inference_svc.engine.door import Door, Facts, Need
-from inference_svc.errors import DuplicateRequest, ModelNotFound, SeamError, TaskNotSupported
+from inference_svc.errors import DuplicateRequest, ModelBusy, ModelNotFound, SeamError, TaskNotSupported
 from inference_svc.requests import Encoding, Event, Failed, Finished, Generation, Priority, Task
 
 _WORK_OF = {Task.GENERATE: Generation, Task.EMBED: Encoding, Task.SCORE: Encoding}
@@ -72,8 +75,18 @@ class Errand:
 Command = Submit | Cancel | Forget | Grant | Errand
 
 
+@dataclass(slots=True)
+class _Users:
+    """A model's live requests; when the last of them ended, and who waits for that."""
+
+    since: float
+    count: int = 0
+    awaiting_none: "list[Future[None]]" = field(default_factory=list)
+
+
 class Desk:
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._changed = threading.Condition()
         self._commands: list[Command] = []  # bounded: submits by the doors, at most one cancel for each that lives
         self._grants: dict[int, Grant] = {}  # by key; grants not yet heard are added up
@@ -82,6 +95,7 @@ class Desk:
         self._doors: dict[str, tuple[Door, Task]] = {}
         self._live: dict[int, dict[int, Ticket]] = {}  # by outlet, then request id
         self._by_key: dict[int, Ticket] = {}
+        self._users: dict[str, _Users] = {}  # by model
         self._refusal: SeamError | None = None
         self._nudged = False
         self._keys = 0
@@ -104,6 +118,7 @@ class Desk:
             ticket = Ticket(self._keys, outlet, request_id, work.model)
             self._live.setdefault(id(outlet), {})[request_id] = ticket
             self._by_key[ticket.key] = ticket
+            self._users[work.model].count += 1
             self._put(Submit(ticket, work, now))
 
     def cancel(self, outlet: Outlet, request_id: int) -> None:
@@ -134,13 +149,62 @@ class Desk:
             if name in self._doors:
                 raise ValueError(f"a model {name!r} is here already")
             self._doors[name] = (door, task)
+            self._users.setdefault(name, _Users(self._clock())).since = self._clock()
             self._put(errand)
 
     def close_door(self, name: str, errand: Errand) -> None:
         """The errand finds all that came through the door."""
         with self._changed:
             self._doors.pop(name, None)
+            if name in self._users and not self._users[name].count:
+                del self._users[name]
             self._put(errand)
+
+    def fall_asleep(self, name: str, wake_seconds: float, errand: Errand) -> None:
+        """Nothing of the model lives when the errand is run, and what comes afterwards waits longer. Raises
+        ModelNotFound, ModelBusy."""
+        with self._changed:
+            door, _ = self._door(name)
+            if count := self._users[name].count:
+                raise ModelBusy(f"model {name} has {count} live requests")
+            door.fall_asleep(wake_seconds)
+            self._put(errand)
+
+    def stir(self, name: str) -> None:
+        with self._changed:
+            if name in self._doors:
+                self._doors[name][0].stir(self._clock())
+
+    def wake(self, name: str, facts: Facts, most_tokens: int | None) -> None:
+        """On the model thread, in the errand that woke the model."""
+        with self._changed:
+            if name in self._doors:
+                self._doors[name][0].wake(facts, most_tokens)
+
+    def is_asleep(self, name: str) -> bool:
+        with self._changed:
+            return name in self._doors and self._doors[name][0].asleep
+
+    def unused_for(self, name: str) -> float | None:
+        """Seconds; None while requests of the model live."""
+        with self._changed:
+            users = self._users.get(name)
+            return None if users is None or users.count else self._clock() - users.since
+
+    def unused(self, name: str) -> "Future[None]":
+        """Done once no request of the model lives. Cancel it where that is no longer waited for."""
+        future: Future[None] = Future()
+        with self._changed:
+            users = self._users.get(name)
+            if users is None or not users.count:
+                future.set_result(None)
+            else:
+                users.awaiting_none = [each for each in users.awaiting_none if not each.cancelled()] + [future]
+        return future
+
+    def live_count_of(self, name: str) -> int:
+        with self._changed:
+            return self._users[name].count if name in self._users else 0
 
     def run(self, errand: Errand) -> None:
         with self._changed:
@@ -191,10 +255,11 @@ class Desk:
         """What the step left. Returns each model's wait for a request of normal priority."""
         with self._changed:
             waits: dict[str, float] = {}
+            now = self._clock()
             for name, (door, _) in self._doors.items():
                 if name in facts:
                     door.learn(facts[name])
-                    waits[name] = door.predicted_wait(Priority.NORMAL)
+                    waits[name] = door.predicted_wait(Priority.NORMAL, now)
             return waits
 
     def settle(self, news: Iterable[tuple[int, Event]]) -> list[tuple[Outlet, list[tuple[int, Event]]]]:
@@ -231,12 +296,25 @@ class Desk:
         del self._by_key[ticket.key]
         self._cancelled.discard(ticket.key)
         self._grants.pop(ticket.key, None)
+        self._left(ticket.model)
         mine = self._live[id(ticket.outlet)]
         del mine[ticket.request_id]
         if not mine:
             del self._live[id(ticket.outlet)]
         if not self._by_key:
             self._changed.notify_all()
+
+    def _left(self, name: str) -> None:
+        users = self._users[name]
+        users.count -= 1
+        if users.count:
+            return
+        users.since = self._clock()
+        if name not in self._doors:
+            del self._users[name]
+        for future in users.awaiting_none:
+            with suppress(InvalidStateError):  # nobody waits any more
+                future.set_result(None)
 
     def _door(self, name: str) -> tuple[Door, Task]:
         found = self._doors.get(name)

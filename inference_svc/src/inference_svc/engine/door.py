@@ -61,6 +61,8 @@ class Door:
         self._costs = costs
         self._facts = facts
         self._most_tokens = most_tokens
+        self._wake_seconds: float | None = None
+        self._awake_at: float | None = None
         self._waiting = WaitingCount()  # as of the last step, and all that came since
         self._new = WaitingCount()  # of these, what was not handed over yet
 
@@ -68,10 +70,30 @@ class Door:
     def facts(self) -> Facts:
         return self._facts
 
+    @property
+    def asleep(self) -> bool:
+        return self._wake_seconds is not None
+
+    def fall_asleep(self, wake_seconds: float) -> None:
+        """From now on whoever enters also waits this long, as measured, for the model to be there."""
+        self._wake_seconds = wake_seconds
+        self._awake_at = None
+
+    def stir(self, now: float) -> None:
+        """The model begins to wake: the wait grows shorter."""
+        if self._wake_seconds is not None and self._awake_at is None:
+            self._awake_at = now + self._wake_seconds
+
+    def wake(self, facts: Facts, most_tokens: int | None) -> None:
+        """The model is there again, perhaps with another cache."""
+        self._wake_seconds = self._awake_at = None
+        self._most_tokens = most_tokens
+        self.learn(facts)
+
     def enter(self, need: Need, context: Context, now: float) -> None:
         """Counts the request as waiting, or raises CacheTooSmall, DeadlineExpired, QueueFull, DeadlineInfeasible."""
         self._check_cache(need)
-        wait = self.predicted_wait(context.priority)
+        wait = self.predicted_wait(context.priority, now)
         self._check_bounds(need, wait)
         self._check_deadlines(need, context, wait, now)
         for count in (self._waiting, self._new):
@@ -87,15 +109,20 @@ class Door:
         self._waiting.set(facts.waiting)
         self._waiting.include(self._new.snapshot())
 
-    def predicted_wait(self, priority: Priority) -> float:
+    def predicted_wait(self, priority: Priority, now: float) -> float:
         """Seconds until a request of this priority that came now would first be computed."""
         facts, costs = self._facts, self._costs
         sequences, tokens = self._waiting.at_least(priority)
-        wait = (facts.backlog_tokens + tokens) * costs.seconds_per_prompt_token
+        wait = (facts.backlog_tokens + tokens) * costs.seconds_per_prompt_token + self._wake_wait(now)
         if facts.slots is not None and facts.yielding:
             short = sequences + 1 - facts.yielding[priority]
             wait += max(0, short) / facts.slots * costs.seconds_in_slot
         return wait
+
+    def _wake_wait(self, now: float) -> float:
+        if self._wake_seconds is None:
+            return 0.0
+        return self._wake_seconds if self._awake_at is None else max(0.0, self._awake_at - now)
 
     def _check_cache(self, need: Need) -> None:
         if self._most_tokens is not None and need.cache_tokens > self._most_tokens:
@@ -119,7 +146,7 @@ class Door:
             return
         if first <= now:
             raise DeadlineExpired("the deadline had passed when the request came")
-        if not self._facts.running and not self._waiting.sequences:
+        if not self._facts.running and not self._waiting.sequences and not self.asleep:
             return  # a guess must not keep an idle device from learning better
         first_token = now + wait + need.tokens * self._costs.seconds_per_prompt_token
         last_token = first_token + need.least_steps * self._costs.seconds_per_decode_step

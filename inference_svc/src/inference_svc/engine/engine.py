@@ -34,13 +34,16 @@ class Engine:
         settings: EngineSettings | None = None,
         clock: Callable[[], float] = time.monotonic,
         died: Callable[[str], None] = lambda reason: None,
+        wanted: Callable[[str], None] = lambda name: None,
     ) -> None:
         """`died` is called on the model thread, with the reason, when the engine can compute nothing any more; by
-        then every request has been told."""
+        then every request has been told. `wanted` is called, on the thread that submits, with the name of a sleeping
+        model that a request came for."""
         self._settings = settings or EngineSettings()
         self._clock = clock
         self._died = died
-        self._desk = Desk()
+        self._wanted = wanted
+        self._desk = Desk(clock)
         self._time = DeviceTime(Cause.NO_WORK, clock())
         self._share = DeviceShare()
         self._chambers: dict[str, Chamber] = {}
@@ -116,16 +119,64 @@ class Engine:
 
         self._desk.open_door(model.info.name, model.info.task, chamber.door, Errand(put))
 
-    def remove(self, name: str) -> None:
-        """Serve a model no longer; its requests fail with EngineStopped, to be resumed elsewhere."""
+    def remove(self, name: str) -> "Future[int]":
+        """Serve a model no longer; its requests fail with Draining, to be resumed elsewhere. The future tells how many
+        they were, once the engine holds nothing of the model any more."""
+        future: Future[int] = Future()
 
         def take_away() -> News:
             chamber = self._chambers.pop(name, None)
             self._share.forget(name)
-            ended = [] if chamber is None else chamber.end_all()
+            ended = () if chamber is None else chamber.end_all()
+            future.set_result(len(ended))
             return [(key, Failed(_no_longer_served(name))) for key in ended]
 
-        self._desk.close_door(name, Errand(take_away))
+        self._desk.close_door(name, Errand(take_away, lambda: future.set_result(0)))
+        return future
+
+    def unused(self, name: str) -> "Future[None]":
+        """Done once no request of the model lives. Cancel it where that is no longer waited for."""
+        return self._desk.unused(name)
+
+    def unused_for(self, name: str) -> float | None:
+        """Seconds since the model's last request ended, or since it was added; None while one lives."""
+        return self._desk.unused_for(name)
+
+    def sleep(self, name: str, wake_seconds: float) -> "Future[None]":
+        """Hold nothing of a model but its place, once the future is done; requests for it wait, and are told to expect
+        `wake_seconds` of it. Raises ModelNotFound, ModelBusy."""
+        future: Future[None] = Future()
+
+        def lie_down() -> News:
+            if name in self._chambers:
+                self._chambers[name].sleep()
+            self._share.forget(name)
+            future.set_result(None)
+            return []
+
+        self._desk.fall_asleep(name, wake_seconds, Errand(lie_down, lambda: future.set_result(None)))
+        return future
+
+    def waking(self, name: str) -> None:
+        """What a sleeping model needs is on its way: the wait for it grows shorter from now on."""
+        self._desk.stir(name)
+
+    def wake(self, model: LoadedModel) -> "Future[None]":
+        """A sleeping model was loaded again; what waited for it goes on."""
+        future: Future[None] = Future()
+        name = model.info.name
+
+        def get_up() -> News:
+            chamber = self._chambers.get(name)
+            news: News = []
+            if chamber is not None:
+                news = chamber.wake(model)
+                self._desk.wake(name, chamber.driver.facts(), chamber.most_tokens)
+            future.set_result(None)
+            return news
+
+        self._desk.run(Errand(get_up, lambda: future.set_result(None)))
+        return future
 
     def call(self, work: Callable[[], Answer]) -> "Future[Answer]":
         """Run something that needs the device (put a model to sleep, wake it) between steps; charged to loading.
@@ -156,7 +207,11 @@ class Engine:
     def submit(self, outlet: Outlet, request_id: int, work: Generation | Encoding) -> None:
         """Raises at once ModelNotFound, QueueFull, CacheTooSmall, DeadlineExpired, DeadlineInfeasible,
         DuplicateRequest, TaskNotSupported, Draining or EngineStopped; the outlet then hears nothing of it."""
-        self._desk.submit(outlet, request_id, work, self._clock())
+        try:
+            self._desk.submit(outlet, request_id, work, self._clock())
+        finally:  # one refused for the time that waking takes wakes it too: the next will be luckier
+            if self._desk.is_asleep(work.model):
+                self._wanted(work.model)
 
     def cancel(self, outlet: Outlet, request_id: int) -> None:
         """The request ends with Failed(Cancelled), unless its end is on the way. Unknown ids are ignored."""
@@ -292,7 +347,7 @@ class Engine:
 
 
 def _no_longer_served(name: str) -> SeamError:
-    return EngineStopped(f"model {name} is no longer served here", retry_after=0.0)
+    return Draining(f"model {name} is no longer served here", retry_after=0.0)
 
 
 def _give_up(future: "Future[Answer]") -> None:

@@ -1,7 +1,7 @@
 """Reads a model's folder with transformers: safetensors only, never code that came with the model."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ _WANTED = {
     Task.EMBED: "an encoder (embed)",
     Task.SCORE: "a sequence classifier (score)",
 }
+_PIECE = 8 << 20  # bytes read between two words of progress
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model")  # without them transformers makes an empty one
 
 
@@ -50,6 +51,21 @@ def read_tokenizer(folder: Path) -> Any:
     if getattr(wrapper, "backend_tokenizer", None) is None:
         raise ModelLoadError("it has no fast tokenizer (tokenizer.json); convert it with transformers first")
     return wrapper
+
+
+def page_in(folder: Path, reached: Callable[[int, int], None]) -> None:
+    """Read the weights' files once, in their order, into the system's file cache: what maps them afterwards finds them
+    there. `reached` is told the bytes read so far, and of how many."""
+    files = sorted(folder.glob("*.safetensors"))
+    total, done = sum(file.stat().st_size for file in files), 0
+    piece = memoryview(bytearray(_PIECE))
+    reached(0, total)
+    with _named("its weights cannot be read"):
+        for file in files:
+            with open(file, "rb", buffering=0) as weights:
+                while count := weights.readinto(piece):
+                    done += count
+                    reached(done, total)
 
 
 def read_model(folder: Path, task: Task, config: PreTrainedConfig, placement: Placement) -> PreTrainedModel:

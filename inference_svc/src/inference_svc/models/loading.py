@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from inference_svc.errors import ModelLoadError
 from inference_svc.model import LoadedModel, ModelSpec
-from inference_svc.models.checkpoint import quiet, read_config, read_model, read_tokenizer
+from inference_svc.models.checkpoint import page_in, quiet, read_config, read_model, read_tokenizer
 from inference_svc.models.defaults import SCHEME, default_notice
 from inference_svc.models.encoder_runner import checked_encoder_runner, first_position, takes_type_ids
 from inference_svc.models.generation_runner import PackedGenerationRunner
@@ -25,14 +26,22 @@ from inference_svc.models.placement import (
 from inference_svc.models.readout import logits_readout, vector_readout
 from inference_svc.models.sentence_transformers_files import read_sentence_files
 from inference_svc.models.tokenizer import FastTokenizer
+from inference_svc.progress import LoadStage, Reached
 from inference_svc.requests import ModelInfo, ModelLimits, ScoreActivation, Task
 
 _MAX_TEXTS = 256
 _MAX_TEXT_BYTES = 1 << 20
 
 
-def load_model(spec: ModelSpec, *, cache_folder: Path, progress: Callable[[str], None]) -> LoadedModel:
-    """Reads, checks and places a model; takes seconds to minutes, and tells `progress` in lines for people.
+def load_model(
+    spec: ModelSpec,
+    *,
+    cache_folder: Path,
+    progress: Callable[[str], None],
+    reached: Reached = lambda stage, byte_count=None, total_byte_count=None: None,
+) -> LoadedModel:
+    """Reads, checks and places a model; takes seconds to minutes, and tells `progress` in lines for people, `reached`
+    as inference_svc.progress has it.
 
     Models made by seed go to `cache_folder`; what a hub sends goes to the hub's own cache.
     Raises ModelLoadError with the model's name, its source and what to do.
@@ -43,8 +52,11 @@ def load_model(spec: ModelSpec, *, cache_folder: Path, progress: Callable[[str],
 
     began = time.monotonic()
     try:
+        reached(LoadStage.FINDING)
         folder = model_folder(spec.source, cache_folder, tell)
         tell(f"reading {folder}")
+        page_in(folder, partial(reached, LoadStage.READING))
+        reached(LoadStage.PREPARING)
         loaded = _load_generation(spec, folder) if spec.task is Task.GENERATE else _load_encoder(spec, folder)
     except ModelLoadError as failed:
         raise ModelLoadError(f"model {spec.name} ({spec.source}) cannot be served: {failed}") from failed

@@ -89,6 +89,8 @@ _STATES: Mapping[ModelState, model_pb.ModelState.ValueType] = {
     ModelState.READY: model_pb.MODEL_STATE_READY,
     ModelState.SLEEPING: model_pb.MODEL_STATE_SLEEPING,
     ModelState.FAILED: model_pb.MODEL_STATE_FAILED,
+    ModelState.WAKING: model_pb.MODEL_STATE_WAKING,
+    ModelState.UNLOADING: model_pb.MODEL_STATE_UNLOADING,
 }
 Word = TypeVar("Word")
 _MAX_DURATION_SECONDS = 315_576_000_000  # google.protobuf.Duration's own limit

@@ -14,8 +14,9 @@ from seam.inference.v1 import session_pb2 as session_pb
 
 from inference_svc.admission import Admission
 from inference_svc.catalogue import Catalogue
-from inference_svc.errors import InvalidField
+from inference_svc.errors import InvalidField, ModelControlOff
 from inference_svc.requests import Accepted, Context, Finished, Request, Score, Scores, Tokens, Vector, Vectors, Work
+from inference_svc.residency import Residency
 from inference_svc.wire.calls import Answer, Calls
 from inference_svc.wire.inference_wire import (
     read_context,
@@ -30,6 +31,7 @@ from inference_svc.wire.inference_wire import (
     write_score_response,
     write_tokens,
 )
+from inference_svc.wire.model_wire import read_grace, read_model_spec, write_load_progress
 from inference_svc.wire.session import SessionService
 from inference_svc.wire.status_wire import status_of
 
@@ -119,8 +121,12 @@ class InferenceServicer(service_grpc.InferenceServiceServicer):
 
 
 class ModelServicer(model_grpc.ModelServiceServicer):
-    def __init__(self, catalogue: Catalogue) -> None:
+    """`may_change`: whether callers may change what is served."""
+
+    def __init__(self, catalogue: Catalogue, residency: Residency, *, may_change: bool) -> None:
         self._catalogue = catalogue
+        self._residency = residency
+        self._may_change = may_change
 
     async def ListModels(self, request: model_pb.ListModelsRequest, call: Call) -> model_pb.ListModelsResponse:
         async with telling(call):
@@ -140,8 +146,46 @@ class ModelServicer(model_grpc.ModelServiceServicer):
 
     async def GetModel(self, request: model_pb.GetModelRequest, call: Call) -> model_pb.GetModelResponse:
         async with telling(call):
-            return model_pb.GetModelResponse(model=write_model(self._catalogue.entry(request.name, "name")))
+            return model_pb.GetModelResponse(model=self._model(request.name))
         raise AssertionError("telling() ends the call")
+
+    async def LoadModel(self, request: model_pb.LoadModelRequest, call: Call) -> None:  # type: ignore[override]
+        async with telling(call):
+            self._check_allowed()
+            spec = read_model_spec(request.spec)
+            loading = self._residency.load(spec)
+            async with aclosing(loading.progresses()) as progresses:
+                async for progress in progresses:
+                    await call.write(write_load_progress(progress))
+            await call.write(model_pb.LoadModelResponse(model=self._model(spec.name)))
+
+    async def UnloadModel(self, request: model_pb.UnloadModelRequest, call: Call) -> model_pb.UnloadModelResponse:
+        async with telling(call):
+            self._check_allowed()
+            handed_back = await self._residency.unload(request.name, read_grace(request))
+            return model_pb.UnloadModelResponse(handed_back_count=handed_back)
+        raise AssertionError("telling() ends the call")
+
+    async def SleepModel(self, request: model_pb.SleepModelRequest, call: Call) -> model_pb.SleepModelResponse:
+        async with telling(call):
+            self._check_allowed()
+            await self._residency.sleep(request.name)
+            return model_pb.SleepModelResponse(model=self._model(request.name))
+        raise AssertionError("telling() ends the call")
+
+    async def WakeModel(self, request: model_pb.WakeModelRequest, call: Call) -> model_pb.WakeModelResponse:
+        async with telling(call):
+            self._check_allowed()
+            await self._residency.wake(request.name)
+            return model_pb.WakeModelResponse(model=self._model(request.name))
+        raise AssertionError("telling() ends the call")
+
+    def _model(self, name: str) -> model_pb.Model:
+        return write_model(self._catalogue.entry(name, "name"))
+
+    def _check_allowed(self) -> None:
+        if not self._may_change:
+            raise ModelControlOff("models are not changed by call here (SEAM_ALLOW_MODEL_CONTROL)")
 
 
 def _generate_response(answer: Answer) -> service_pb.GenerateResponse:

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from seam.inference.v1 import model_service_pb2 as model_pb
 from seam.inference.v1 import session_pb2 as session_pb
 
 from inference_svc.admission import Admission, accepted
@@ -35,6 +36,7 @@ from inference_svc.wire.inference_wire import read_submit, write_load, write_mod
 from inference_svc.wire.outbox import Outbox
 
 PROTOCOL_REVISION = 1
+MODELS_CHANGED = "models-changed"  # the capability of both sides
 MAX_ENTRIES = 65_536  # submits, cancels and grants in one frame
 MAX_REFUSALS = 4_096  # refusals that wait to be read before the session reads on
 LOOP_SHARE = 0.005  # seconds of reading submits before others on the event loop have a turn
@@ -73,6 +75,7 @@ class SessionService:
         self._catalogue = catalogue
         self._replica_id = replica_id
         self._sessions: set[_Session] = set()
+        catalogue.listen(self._models_changed)
 
     @property
     def session_count(self) -> int:
@@ -126,15 +129,26 @@ class SessionService:
             welcome=session_pb.Welcome(
                 protocol_revision=min(hello.protocol_revision, PROTOCOL_REVISION),
                 replica_id=self._replica_id,
-                models=map(write_model, self._catalogue.entries()),
-                capabilities=[f"heartbeat-ms={round(self.limits.heartbeat * 1000)}"],
+                models=self.models(),
+                capabilities=[f"heartbeat-ms={round(self.limits.heartbeat * 1000)}", MODELS_CHANGED],
                 max_live_requests=self.limits.max_live_requests,
             ),
             load=self.load(),
         )
 
+    def models(self) -> list[model_pb.Model]:
+        return [write_model(entry) for entry in self._catalogue.entries()]
+
+    @property
+    def models_version(self) -> int:
+        return self._catalogue.version
+
+    def _models_changed(self) -> None:
+        for session in self._sessions:
+            session.wake()
+
     def load(self) -> session_pb.Load:
-        """Of every model, in Welcome's order."""
+        """Of every model, in the order that models are told."""
         known = {load.model: load for load in self.engine.loads()}
         names = self._catalogue.names()
         return write_load([known.get(name) or ModelLoad(name) for name in names], draining=self.draining)
@@ -155,6 +169,8 @@ class _Session:
 
     def __init__(self, service: SessionService, hello: session_pb.Hello) -> None:
         self._service = service
+        self._tells_models = MODELS_CHANGED in hello.capabilities
+        self._models_told = service.models_version
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox(columns=TOKEN_COLUMNS in hello.capabilities)
         self._live: dict[int, _Live] = {}
@@ -199,7 +215,7 @@ class _Session:
             self._wake.clear()
             if self._reader.done() and (error := self._reader.exception()) is not None:
                 raise error
-            if self._outbox or self._told_draining != self._service.draining:
+            if self._outbox or self._told_draining != self._service.draining or self._models_are_old:
                 return self._frame()
             if self._reader.done() and not self._live:
                 return None
@@ -211,8 +227,15 @@ class _Session:
             except TimeoutError:
                 return self._frame()
 
+    @property
+    def _models_are_old(self) -> bool:
+        return self._tells_models and self._models_told != self._service.models_version
+
     def _frame(self) -> session_pb.SessionResponse:
         frame = session_pb.SessionResponse()
+        if self._models_are_old:
+            self._models_told = self._service.models_version
+            frame.models.models.extend(self._service.models())
         for request_id in self._outbox.fill(frame):
             del self._live[request_id]
         self._told_draining = self._service.draining

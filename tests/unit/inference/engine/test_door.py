@@ -105,15 +105,15 @@ def test_only_what_goes_before_counts_in_the_predicted_wait():
     room = door(bounds=Bounds(99, 9999), costs=costs(in_slot=0.0))
     room.enter(Need(1, 100), Context(priority=Priority.BATCH), 0.0)
     room.enter(Need(1, 10), Context(priority=Priority.INTERACTIVE), 0.0)
-    assert room.predicted_wait(Priority.INTERACTIVE) == pytest.approx(0.1)
-    assert room.predicted_wait(Priority.BATCH) == pytest.approx(1.1)
+    assert room.predicted_wait(Priority.INTERACTIVE, 0.0) == pytest.approx(0.1)
+    assert room.predicted_wait(Priority.BATCH, 0.0) == pytest.approx(1.1)
 
 
 def test_slots_that_are_taken_make_the_wait_longer():
     room = door(bounds=Bounds(99, 9999), costs=costs(per_token=0.0, in_slot=2.0), running=2)
-    assert room.predicted_wait(Priority.NORMAL) == pytest.approx(1.0)
+    assert room.predicted_wait(Priority.NORMAL, 0.0) == pytest.approx(1.0)
     room.enter(Need(1, 1), Context(), 0.0)
-    assert room.predicted_wait(Priority.NORMAL) == pytest.approx(2.0)
+    assert room.predicted_wait(Priority.NORMAL, 0.0) == pytest.approx(2.0)
 
 
 def test_every_input_of_an_encoding_is_a_sequence():

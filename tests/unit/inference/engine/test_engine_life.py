@@ -67,7 +67,7 @@ def test_a_model_may_come_and_go_without_touching_the_others():
         with pytest.raises(ModelNotFound):
             engine.submit(outlet, 3, generation("x", model="late"))
         gate.open()
-        assert isinstance(outlet.error(2), EngineStopped)
+        assert isinstance(outlet.error(2), Draining)
         outlet.finished(1)
     assert late.runner.open_slots == frozenset()
 

@@ -24,7 +24,7 @@ from inference_svc.errors import (
     ModelNotReady,
     QueueFull,
 )
-from inference_svc.loading import Loader, in_daemon_thread
+from inference_svc.loader import Loader, in_daemon_thread
 from inference_svc.model import LoadedModel, ModelSpec
 from inference_svc.progress import LoadProgress, LoadStage, Progress
 from inference_svc.requests import ModelState

@@ -11,7 +11,8 @@ from inference_svc.admission import Admission, AdmissionLimits
 from inference_svc.catalogue import Catalogue
 from inference_svc.engine.engine import Engine
 from inference_svc.engine.settings import EngineSettings
-from inference_svc.loading import Load, ModelLoader, SimpleLoader
+from inference_svc.loader import Load, SimpleLoader
+from inference_svc.loading import ModelLoader
 from inference_svc.residency import Residency
 from inference_svc.settings import Settings
 from inference_svc.wire.calls import Calls

@@ -51,7 +51,7 @@ class ReplicaProcess:
                 stderr=log,
                 env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", **self._environment},
             )
-        self.address = json.loads(await self._written(self._ready_file, START_SECONDS))["address"]
+        self.address = json.loads(await self._written(self._ready_file, START_SECONDS))["grpc"]
 
     async def _written(self, file: Path, seconds: float) -> str:
         """Polls: a file has no event."""

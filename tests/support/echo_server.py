@@ -57,7 +57,7 @@ async def _run(options: argparse.Namespace) -> int:
     async with serve(settings, load=load) as server:
         loop.add_signal_handler(signal.SIGUSR1, lambda: _write(options.state_file, _state_of(server, runner)))
         await server.ready()
-        _write(options.ready_file, {"address": server.address, "pid": os.getpid()})
+        _write(options.ready_file, {"grpc": server.address, "pid": os.getpid()})
         stopped = loop.create_task(leaving.wait())
         died = loop.create_task(server.died())
         await asyncio.wait((stopped, died), return_when=asyncio.FIRST_COMPLETED)

@@ -71,7 +71,7 @@ async def _run(settings: Settings, ready_file: Path | None) -> None:
 def _announce(server: InferenceServer, ready_file: Path | None) -> None:
     _log.info("ready: %s serves %s", server.address, ", ".join(e.info.name for e in server.catalogue.entries()))
     if ready_file is not None:
-        content = {"address": server.address, "grpc": server.address, "pid": os.getpid()}
+        content = {"grpc": server.address, "pid": os.getpid()}
         partial = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")  # nobody reads half of it
         partial.write_text(json.dumps(content) + "\n")
         partial.replace(ready_file)
@@ -113,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
         "SEAM_EMBED_MODEL, SEAM_SCORE_MODEL, SEAM_INFERENCE_LISTEN and others.",
     )
     parser.add_argument(
-        "--ready-file", type=Path, help="written when every model serves: JSON with address and pid; removed at the end"
+        "--ready-file",
+        type=Path,
+        help="written when every model serves: JSON with grpc (the address) and pid; removed at the end",
     )
     parser.add_argument(
         "--exit-with-parent",

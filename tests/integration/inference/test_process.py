@@ -92,7 +92,7 @@ async def test_the_ready_file_tells_address_and_pid_and_goes_at_the_end(tmp_path
                 await asyncio.sleep(0.01)
         told = json.loads(ready.read_text())
         assert told["pid"] == started.pid
-        _, connection = await asyncio.open_connection(*told["address"].split(":"))
+        _, connection = await asyncio.open_connection(*told["grpc"].split(":"))
         connection.close()
         started.send_signal(signal.SIGTERM)
         code, words = await ended(started)

@@ -66,7 +66,7 @@ def business_settings(plan: Plan, replicas: tuple[str, ...]) -> dict[str, str]:
 
 def inference_address(content: Mapping[str, Any]) -> str:
     """Of an inference server's ready file."""
-    return str(content["address"])
+    return str(content["grpc"])
 
 
 def business_ready(content: Mapping[str, Any]) -> BusinessReady:

@@ -69,7 +69,7 @@ async def _run(settings: Settings, ready_file: Path | None) -> None:
 
 
 def _announce(server: InferenceServer, ready_file: Path | None) -> None:
-    _log.info("ready: %s serves %s", server.address, ", ".join(e.info.name for e in server.catalogue.entries()))
+    _log.info("ready: %s serves %s", server.address, ", ".join(server.catalogue.names()) or "no model yet")
     if ready_file is not None:
         content = {"grpc": server.address, "pid": os.getpid()}
         partial = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")  # nobody reads half of it

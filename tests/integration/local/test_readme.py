@@ -55,7 +55,8 @@ def run(words, up=None, text=None):
 
 def placed(code, up):
     """The same at the addresses of a Seam that runs."""
-    return code.replace("localhost:50051", up.ready["grpc"]).replace("localhost:8080", up.ready["http"])
+    there = {"50051": up.ready["grpc"], "50052": up.ready["inference"][0], "8080": up.ready["http"]}
+    return re.sub(r"localhost:(50051|50052|8080)", lambda found: there[found[1]], code)
 
 
 def test_the_documents_have_commands_of_every_kind():

@@ -67,6 +67,7 @@ CODES = {
     "MODEL_LOAD_FAILED": grpc.StatusCode.FAILED_PRECONDITION,
     "MODEL_CONTROL_OFF": grpc.StatusCode.PERMISSION_DENIED,
     "INTERNAL_FAULT": grpc.StatusCode.INTERNAL,
+    "PEER_NOT_ALLOWED": grpc.StatusCode.PERMISSION_DENIED,
 }
 
 

@@ -40,6 +40,7 @@ class Reason(Enum):
     MODEL_LOAD_FAILED = "MODEL_LOAD_FAILED"
     MODEL_CONTROL_OFF = "MODEL_CONTROL_OFF"
     INTERNAL_FAULT = "INTERNAL_FAULT"
+    PEER_NOT_ALLOWED = "PEER_NOT_ALLOWED"
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,5 +147,9 @@ class InternalFault(SeamError):
     reason = "INTERNAL_FAULT"
 
 
+class PeerNotAllowed(SeamError):
+    reason = "PEER_NOT_ALLOWED"
+
+
 class ModelLoadError(Exception):
     """A model cannot be served; says which, and what to do about it."""

@@ -52,6 +52,7 @@ CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.MODEL_LOAD_FAILED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.MODEL_CONTROL_OFF: grpc.StatusCode.PERMISSION_DENIED,
     Reason.INTERNAL_FAULT: grpc.StatusCode.INTERNAL,
+    Reason.PEER_NOT_ALLOWED: grpc.StatusCode.PERMISSION_DENIED,
 }
 
 

@@ -68,6 +68,7 @@ TABLE: Mapping[Reason, Told] = {
     Reason.MODEL_LOAD_FAILED: _FAULT,
     Reason.MODEL_CONTROL_OFF: _FAULT,
     Reason.INTERNAL_FAULT: _FAULT,
+    Reason.PEER_NOT_ALLOWED: _FAULT,
 }
 
 

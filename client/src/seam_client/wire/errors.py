@@ -45,6 +45,7 @@ CLASS_BY_REASON: dict[str, type[SeamError]] = {
     "MODEL_LOAD_FAILED": ServerError,
     "MODEL_CONTROL_OFF": ServerError,
     "INTERNAL_FAULT": ServerError,
+    "PEER_NOT_ALLOWED": ServerError,
     "MODEL_NOT_FOUND": NotFound,
     "FEATURE_NOT_AVAILABLE": NotImplementedBySeam,
     "MODEL_NOT_READY": Unavailable,

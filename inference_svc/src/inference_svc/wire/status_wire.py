@@ -58,6 +58,7 @@ ANSWERS: Mapping[str, Answer] = {
     "MODEL_LOAD_FAILED": Answer(code_pb2.FAILED_PRECONDITION),
     "MODEL_CONTROL_OFF": Answer(code_pb2.PERMISSION_DENIED),
     "INTERNAL_FAULT": Answer(code_pb2.INTERNAL),
+    "PEER_NOT_ALLOWED": Answer(code_pb2.PERMISSION_DENIED),
 }
 
 

@@ -88,6 +88,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The model cannot be served; the message says why."""
     ERROR_REASON_MODEL_CONTROL_OFF: _ErrorReason.ValueType  # 32
     """This replica's settings do not allow models to be changed by call."""
+    ERROR_REASON_PEER_NOT_ALLOWED: _ErrorReason.ValueType  # 33
+    """The identities in the peer's certificate are not among those that may connect."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a request failed, as ErrorInfo.reason in the domain "seam" (the value's name without its prefix). This is the
@@ -128,6 +130,7 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     | MODEL_LOAD_FAILED        | FAILED_PRECONDITION |                     | no        |
     | MODEL_CONTROL_OFF        | PERMISSION_DENIED   |                     | no        |
     | INTERNAL_FAULT           | INTERNAL            |                     | no        |
+    | PEER_NOT_ALLOWED         | PERMISSION_DENIED   |                     | no        |
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -196,4 +199,6 @@ ERROR_REASON_MODEL_LOAD_FAILED: ErrorReason.ValueType  # 31
 """The model cannot be served; the message says why."""
 ERROR_REASON_MODEL_CONTROL_OFF: ErrorReason.ValueType  # 32
 """This replica's settings do not allow models to be changed by call."""
+ERROR_REASON_PEER_NOT_ALLOWED: ErrorReason.ValueType  # 33
+"""The identities in the peer's certificate are not among those that may connect."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -138,6 +138,7 @@ async def seam_inference(**environment: str) -> AsyncIterator[ReplicaProcess]:
             "SEAM_SCORE_MODEL": "",
             "SEAM_TORCH_THREADS": "1",
             "SEAM_INFERENCE_LISTEN": "127.0.0.1:0",
+            "SEAM_LINK_PLAINTEXT": "true",
             **environment,
         }
         async with _running(ReplicaProcess(folder, words, settings)) as replica:

@@ -14,6 +14,7 @@ from pathlib import Path
 from inference_svc.errors import ModelLoadError
 from inference_svc.server import InferenceServer, serve
 from inference_svc.settings import Settings, SettingsError, read_settings
+from inference_svc.wire.tls import TlsFault
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _log = logging.getLogger("inference_svc")
@@ -24,18 +25,20 @@ class EngineDied(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0 after an orderly end, 2 where a setting is wrong, 1 where a model or an address cannot be had or the
-    device was lost."""
+    """Exit code 0 after an orderly end, 2 where a setting is wrong, 1 where a model, an address or a certificate
+    cannot be had or the device was lost."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     if options.exit_with_parent is not None and not _tie_to(options.exit_with_parent):
         return _failed("the parent process has ended already", 1)
     ready_file: Path | None = options.ready_file
     try:
-        asyncio.run(_run(read_settings(), ready_file))
+        settings = read_settings()
+        settings.check_link()
+        asyncio.run(_run(settings, ready_file))
     except SettingsError as error:
         return _failed(str(error), 2)
-    except (ModelLoadError, EngineDied, OSError) as error:
+    except (ModelLoadError, EngineDied, TlsFault, OSError) as error:
         return _failed(str(error), 1)
     finally:
         if ready_file is not None:

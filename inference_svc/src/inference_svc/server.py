@@ -18,8 +18,10 @@ from inference_svc.settings import Settings
 from inference_svc.wire.calls import Calls
 from inference_svc.wire.grpc_server import SERVICES, bind, grpc_server
 from inference_svc.wire.health import Health
+from inference_svc.wire.peers import AllowedPeers
 from inference_svc.wire.servicers import InferenceServicer, ModelServicer
 from inference_svc.wire.session import SessionLimits, SessionService
+from inference_svc.wire.tls import RotatingCredentials
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class InferenceServer:
             ModelServicer(catalogue, residency, may_change=settings.models_may_change),
             self.health,
             settings.max_message_bytes,
+            AllowedPeers(settings.link_clients) if settings.link_files else None,
         )
         self.loading: asyncio.Task[None] | None = None
         self._died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -88,7 +91,8 @@ async def serve(settings: Settings, *, load: Load | None = None) -> AsyncIterato
     """Serves until the block is left; leaving it cancels what still runs.
 
     Health and the models' states are answered at once, work when the models are loaded: await `ready()`. `load`, on a
-    thread of its own, makes a warm model of its settings; tests give models that need no weights.
+    thread of its own, makes a warm model of its settings; tests give models that need no weights. Raises TlsFault,
+    OSError where an address cannot be had.
     """
     catalogue = Catalogue(settings.model_specs())
     limits = AdmissionLimits(thread_count=settings.admission_threads, waiting=settings.max_waiting_admissions)
@@ -112,7 +116,10 @@ async def serve(settings: Settings, *, load: Load | None = None) -> AsyncIterato
         server = InferenceServer(settings, engine, admission, catalogue, residency)
         stack.push_async_callback(_end, losing)
         await server.health.starting()
-        server.addresses = bind(server.grpc, settings.addresses)
+        tls = (
+            RotatingCredentials(settings.link_files) if settings.link_files else None
+        )  # read anew for as long as it serves
+        server.addresses = bind(server.grpc, settings.addresses, tls.credentials if tls else None)
         stack.push_async_callback(server.grpc.stop, 0)
         await server.grpc.start()
         server.loading = asyncio.create_task(_load(server, settings), name="loading")

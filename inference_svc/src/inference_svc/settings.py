@@ -3,13 +3,14 @@
 import ipaddress
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from inference_svc.model import ModelSpec
 from inference_svc.requests import Task
+from inference_svc.wire.tls import ServerFiles
 
 PREFIX = "SEAM_"
 UNIX = "unix:"
@@ -30,6 +31,8 @@ class Settings(BaseSettings):
     Seconds are named so; sizes are bytes. A model that nobody asks for `idle_sleep_seconds` sleeps until it is asked.
     `allow_model_control`: whether models may be loaded, unloaded, put to sleep and woken by call; where it is not set,
     by anyone on this machine if it listens to nobody else, by nobody otherwise.
+    `link_ca`, `link_certificate` and `link_key` are PEM files and go together; then only clients whose certificate has
+    one of `link_clients` as a subject alternative name are answered on TCP ("*": all that the authority signed).
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True)
@@ -60,6 +63,11 @@ class Settings(BaseSettings):
     listen: str = Field(
         default="127.0.0.1:50052", validation_alias=AliasChoices("SEAM_INFERENCE_LISTEN")
     )  # business servers of the same environment have addresses of their own
+    link_ca: Path | None = None
+    link_certificate: Path | None = None
+    link_key: Path | None = None
+    link_clients: Annotated[tuple[str, ...], NoDecode, BeforeValidator(lambda value: _names(value))] = ()
+    link_plaintext: bool = False
     cache_folder: Path = Field(default_factory=lambda: default_cache_folder(os.environ.get("XDG_CACHE_HOME", "")))
     torch_threads: int | None = Field(default=None, ge=1)
     max_message_bytes: int = Field(default=16 * 1024 * 1024, ge=64 * 1024)
@@ -91,6 +99,34 @@ class Settings(BaseSettings):
                 "SEAM_ALLOW_MODEL_CONTROL does not allow to load one later"
             )
         return self
+
+    @model_validator(mode="after")
+    def _link_is_whole(self) -> Self:
+        given = [path is not None for path in (self.link_ca, self.link_certificate, self.link_key)]
+        if any(given) and not all(given):
+            raise ValueError("SEAM_LINK_CA, SEAM_LINK_CERTIFICATE and SEAM_LINK_KEY must be set together")
+        if all(given) and not self.link_clients:
+            raise ValueError(
+                "SEAM_LINK_CLIENTS: must name who may connect, as their certificates do, or * for all of the authority"
+            )
+        if any(given) and self.link_plaintext:
+            raise ValueError("SEAM_LINK_PLAINTEXT: cannot be set beside SEAM_LINK_CERTIFICATE")
+        return self
+
+    def check_link(self) -> None:
+        """Raises SettingsError where a network would carry everything in the clear without being asked to."""
+        in_the_clear = [address for address in self.addresses if not address.startswith(UNIX)]
+        if in_the_clear and not self.link_files and not self.link_plaintext:
+            raise SettingsError(
+                f"SEAM_INFERENCE_LISTEN: {', '.join(in_the_clear)} needs SEAM_LINK_CA, SEAM_LINK_CERTIFICATE and "
+                "SEAM_LINK_KEY for TLS, or SEAM_LINK_PLAINTEXT=true"
+            )
+
+    @property
+    def link_files(self) -> ServerFiles | None:
+        if self.link_ca is None or self.link_certificate is None or self.link_key is None:
+            return None
+        return ServerFiles(self.link_certificate, self.link_key, self.link_ca)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -147,6 +183,10 @@ def _is_of_this_machine(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _names(value: Any) -> Any:
+    return _separated(value) if isinstance(value, str) else value
 
 
 def _check_host_and_port(address: str) -> None:

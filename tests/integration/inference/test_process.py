@@ -15,7 +15,8 @@ PATIENCE = 100
 @asynccontextmanager
 async def process(*words, **variables):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SEAM_")}
-    environment |= {"SEAM_INFERENCE_LISTEN": "127.0.0.1:0", "SEAM_TORCH_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    environment |= {"SEAM_INFERENCE_LISTEN": "127.0.0.1:0", "SEAM_LINK_PLAINTEXT": "true"}
+    environment |= {"SEAM_TORCH_THREADS": "1", "OMP_NUM_THREADS": "1"}
     started = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "inference_svc", *words, env=environment | variables, stderr=asyncio.subprocess.PIPE
     )

@@ -90,6 +90,33 @@ def test_addresses_may_be_several_or_none(monkeypatch):
     assert read_settings(listen="").addresses == ()
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"link_key": "k"}, "SEAM_LINK_CA, SEAM_LINK_CERTIFICATE and SEAM_LINK_KEY"),
+        ({"link_ca": "a", "link_certificate": "c", "link_key": "k"}, "SEAM_LINK_CLIENTS: must name"),
+        (
+            {"link_ca": "a", "link_certificate": "c", "link_key": "k", "link_clients": "b", "link_plaintext": True},
+            "SEAM_LINK_PLAINTEXT: cannot",
+        ),
+    ],
+)
+def test_half_of_what_tls_needs_is_an_error(given, said):
+    with pytest.raises(SettingsError, match=f"^{said}"):
+        read_settings(**given)
+
+
+def test_a_network_gets_plaintext_only_where_that_is_asked_for():
+    with pytest.raises(SettingsError, match=r"^SEAM_INFERENCE_LISTEN: 127\.0\.0\.1:0 needs.*SEAM_LINK_PLAINTEXT=true"):
+        read_settings(listen="127.0.0.1:0,unix:/tmp/x").check_link()
+    read_settings(listen="unix:/tmp/x").check_link()
+    read_settings(listen="").check_link()
+    read_settings(listen="127.0.0.1:0", link_plaintext=True).check_link()
+    whole = read_settings(link_ca="a", link_certificate="c", link_key="k", link_clients="spiffe://s/b, b.seam")
+    whole.check_link()
+    assert whole.link_clients == ("spiffe://s/b", "b.seam")
+
+
 def test_a_relative_cache_home_counts_as_unset():
     assert default_cache_folder("/var/cache") == Path("/var/cache/seam")
     assert default_cache_folder("somewhere") == Path.home() / ".cache/seam"

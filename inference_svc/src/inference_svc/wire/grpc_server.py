@@ -10,6 +10,7 @@ from seam.inference.v1.inference_service_pb2_grpc import add_InferenceServiceSer
 from seam.inference.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 
 from inference_svc.wire.health import Health
+from inference_svc.wire.peers import AllowedPeers
 from inference_svc.wire.reflection import add_reflection
 from inference_svc.wire.servicers import InferenceServicer, ModelServicer
 
@@ -18,10 +19,14 @@ SERVICES = tuple(service.full_name for file in CONTRACT_FILES for service in fil
 
 
 def grpc_server(
-    inference: InferenceServicer, models: ModelServicer, health: Health, max_message_bytes: int
+    inference: InferenceServicer,
+    models: ModelServicer,
+    health: Health,
+    max_message_bytes: int,
+    peers: AllowedPeers | None = None,
 ) -> grpc.aio.Server:
     """Not started, bound to nothing yet."""
-    server = grpc.aio.server(options=_options(max_message_bytes))
+    server = grpc.aio.server(options=_options(max_message_bytes), interceptors=() if peers is None else (peers,))
     add_InferenceServiceServicer_to_server(inference, server)
     add_ModelServiceServicer_to_server(models, server)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
@@ -30,15 +35,21 @@ def grpc_server(
     return server
 
 
-def bind(server: grpc.aio.Server, addresses: Sequence[str]) -> tuple[str, ...]:
-    """The addresses as bound, port 0 replaced by the port that was free. Raises OSError where one is taken."""
+def bind(
+    server: grpc.aio.Server, addresses: Sequence[str], credentials: grpc.ServerCredentials | None = None
+) -> tuple[str, ...]:
+    """The addresses as bound, port 0 replaced by the port that was free. Unix sockets are guarded by their file's
+    permissions, everything else by the credentials where there are some. Raises OSError where one is taken."""
     bound = []
     for address in addresses:
+        is_unix = address.startswith("unix:")
         try:
-            port = server.add_insecure_port(address)
+            if credentials is None or is_unix:
+                port = server.add_insecure_port(address)
+            else:
+                port = server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}: {error}") from error
-        is_unix = address.startswith("unix:")
         bound.append(address if is_unix else f"{address.rpartition(':')[0]}:{port}")
     return tuple(bound)
 

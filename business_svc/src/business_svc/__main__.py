@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from business_svc.edge_tls import TlsFault
 from business_svc.link.grpc_duplex import GrpcConnector
 from business_svc.link.pool import Pool
 from business_svc.server import Running, serve
@@ -21,7 +22,8 @@ PARENT_CHECK_SECONDS = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exits with 0 after an orderly end, 2 when the settings are wrong, 1 when an address cannot be had."""
+    """Exits with 0 after an orderly end, 2 when the settings are wrong, 1 when an address or a certificate
+    cannot be had."""
     parser = argparse.ArgumentParser(
         prog="seam-business",
         description="Serves the business over gRPC and HTTP, in front of running inference replicas. "
@@ -44,12 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = read_settings()
         if not settings.replicas:
             raise SettingsError(f"{PREFIX}REPLICAS: must name at least one replica, host:port, separated by commas")
+        settings.check_link()
     except SettingsError as error:
         sys.exit(_complaint(str(error), 2))
     ready_file: Path | None = asked.ready_file
     try:
         asyncio.run(_run(settings, ready_file, parent))
-    except OSError as error:
+    except (OSError, TlsFault) as error:
         sys.exit(_complaint(str(error), 1))
     finally:
         if ready_file is not None:
@@ -68,7 +71,7 @@ def _complaint(message: str, code: int) -> int:
 async def _run(settings: Settings, ready_file: Path | None, parent: int | None) -> None:
     asked_to_stop, asked_again = asyncio.Event(), asyncio.Event()
     _listen_for_signals(asked_to_stop, asked_again)
-    connectors = [GrpcConnector(address) for address in settings.replicas]
+    connectors = [GrpcConnector(address, tls=settings.link_files) for address in settings.replicas]
     async with Pool(connectors) as pool, serve(settings, pool) as running, asyncio.TaskGroup() as group:
         helpers = [group.create_task(_announce(pool, running, ready_file))]
         if parent is not None:

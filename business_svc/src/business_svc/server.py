@@ -25,6 +25,7 @@ from business_svc.edge_grpc.observing import Health, add_channelz, add_reflectio
 from business_svc.edge_http import door as http_door
 from business_svc.edge_http.app import Routes, build_app
 from business_svc.edge_http.listening import Listener, bound_socket, told_address
+from business_svc.edge_tls import RotatingTls
 from business_svc.ports import Inference
 from business_svc.settings import Settings, host_and_port
 from business_svc.usecases.answering import Answering, AnswerRules
@@ -102,18 +103,19 @@ class Running:
 @asynccontextmanager
 async def serve(settings: Settings, inference: Inference) -> AsyncGenerator[Running, None]:
     """Serves both edges until left; leaving stops at once what was not drained before. Raises OSError when an address
-    cannot be had."""
+    cannot be had, TlsFault when a certificate cannot."""
+    tls = RotatingTls(settings.edge_files) if settings.edge_files else None
     cases = _use_cases(settings, inference)
     keys = KeyRing(settings.api_keys)
     grpc_edge = _grpc_edge(settings, cases, keys)
     await grpc_edge.health.refresh()
     bound = bound_socket(*host_and_port(settings.http_listen))
     try:
-        grpc_address = _add_port(grpc_edge.server, settings.grpc_listen)
+        grpc_address = _add_port(grpc_edge.server, settings.grpc_listen, tls)
     except OSError:
         bound.close()
         raise
-    http_edge = _http_edge(settings, cases, keys, grpc_edge.health)
+    http_edge = _http_edge(settings, cases, keys, grpc_edge.health, tls)
     running = Running(grpc_edge, grpc_address, http_edge, told_address(bound), cases.operations)
     async with asyncio.TaskGroup() as group:
         group.create_task(http_edge.listener.serve(sockets=[bound]))
@@ -141,7 +143,7 @@ def _use_cases(settings: Settings, inference: Inference) -> UseCases:
     )
 
 
-def _http_edge(settings: Settings, cases: UseCases, keys: KeyRing, health: Health) -> HttpEdge:
+def _http_edge(settings: Settings, cases: UseCases, keys: KeyRing, health: Health, tls: RotatingTls | None) -> HttpEdge:
     routes = Routes(
         cases.answering,
         cases.predicting,
@@ -152,7 +154,7 @@ def _http_edge(settings: Settings, cases: UseCases, keys: KeyRing, health: Healt
         ready=lambda: not health.draining and cases.operations.ready(),
     )
     door = build_app(routes, keys, settings.max_request_bytes, version("seam-business"))
-    return HttpEdge(Listener(door), door)
+    return HttpEdge(Listener(door, tls.context if tls else None), door)
 
 
 def _grpc_edge(settings: Settings, cases: UseCases, keys: KeyRing) -> GrpcEdge:
@@ -186,10 +188,13 @@ def _grpc_edge(settings: Settings, cases: UseCases, keys: KeyRing) -> GrpcEdge:
     return GrpcEdge(server, door, health)
 
 
-def _add_port(server: grpc.aio.Server, address: str) -> str:
+def _add_port(server: grpc.aio.Server, address: str, tls: RotatingTls | None) -> str:
     """Raises OSError."""
     try:
-        port = server.add_insecure_port(address)
+        if tls is None or address.startswith("unix:"):
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, tls.credentials)
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: {error}") from error
     if address.startswith("unix:"):

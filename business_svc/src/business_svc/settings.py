@@ -1,13 +1,16 @@
 """What the environment says, read once. Every variable begins with SEAM_."""
 
 import re
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from business_svc.domain.access import MIN_KEY_CHARACTERS, ApiKey
 from business_svc.domain.prompting import PLACE
+from business_svc.edge_tls import EdgeFiles
+from business_svc.link.tls import TlsFiles
 
 PREFIX = "SEAM_"
 DEFAULT_TENANT = "default"
@@ -52,6 +55,9 @@ class Settings(BaseSettings):
     `api_keys`: comma list of KEY, NAME:KEY, or NAME:sha256=HEX with the SHA-256 of the key, so that the environment
     holds no secret. NAME is the tenant ("default" without one); several keys may share it.
     Addresses are "host:port" (port 0 takes a free one); `grpc_listen` may be "unix:/path".
+    `link_...` are PEM files for the way to the replicas and go together; a replica must prove to be `link_server`, or
+    its address where that is not set. `edge_...` are those that callers see; with
+    `edge_client_ca` callers show one too.
     """
 
     model_config = SettingsConfigDict(
@@ -60,8 +66,16 @@ class Settings(BaseSettings):
 
     api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)]
     replicas: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_separated)] = ()
+    link_ca: Path | None = None
+    link_certificate: Path | None = None
+    link_key: Path | None = None
+    link_server: str | None = Field(default=None, min_length=1)
+    link_plaintext: bool = False
     grpc_listen: str = "127.0.0.1:50051"
     http_listen: str = "127.0.0.1:8080"
+    edge_certificate: Path | None = None
+    edge_key: Path | None = None
+    edge_client_ca: Path | None = None
     predict_template: str = PLACE
     system_prompt: str = ""
     default_max_output_tokens: int = Field(default=256, ge=1)
@@ -90,6 +104,40 @@ class Settings(BaseSettings):
             host_and_port(address)
         return address
 
+    @model_validator(mode="after")
+    def _certificates_are_whole(self) -> Self:
+        given = [path is not None for path in (self.link_ca, self.link_certificate, self.link_key)]
+        if any(given) and not all(given):
+            raise ValueError("SEAM_LINK_CA, SEAM_LINK_CERTIFICATE and SEAM_LINK_KEY must be set together")
+        if any(given) and self.link_plaintext:
+            raise ValueError("SEAM_LINK_PLAINTEXT: cannot be set beside SEAM_LINK_CERTIFICATE")
+        if (self.edge_certificate is None) != (self.edge_key is None):
+            raise ValueError("SEAM_EDGE_CERTIFICATE and SEAM_EDGE_KEY must be set together")
+        if self.edge_client_ca is not None and self.edge_certificate is None:
+            raise ValueError("SEAM_EDGE_CLIENT_CA: needs SEAM_EDGE_CERTIFICATE and SEAM_EDGE_KEY")
+        return self
+
+    def check_link(self) -> None:
+        """Raises SettingsError where a network would carry everything in the clear without being asked to."""
+        in_the_clear = [entry for entry in self.replicas if not entry.startswith("unix:")]
+        if in_the_clear and not self.link_files and not self.link_plaintext:
+            raise SettingsError(
+                f"SEAM_REPLICAS: {', '.join(in_the_clear)} needs SEAM_LINK_CA, SEAM_LINK_CERTIFICATE and SEAM_LINK_KEY "
+                "for TLS, or SEAM_LINK_PLAINTEXT=true"
+            )
+
+    @property
+    def link_files(self) -> TlsFiles | None:
+        if self.link_ca is None or self.link_certificate is None or self.link_key is None:
+            return None
+        return TlsFiles(self.link_ca, self.link_certificate, self.link_key, self.link_server)
+
+    @property
+    def edge_files(self) -> EdgeFiles | None:
+        if self.edge_certificate is None or self.edge_key is None:
+            return None
+        return EdgeFiles(self.edge_certificate, self.edge_key, self.edge_client_ca)
+
 
 def host_and_port(address: str) -> tuple[str, int]:
     """Of "host:port" or "[ipv6]:port". Raises ValueError."""
@@ -104,12 +152,12 @@ def read_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        wrong = [f"{_variable(found['loc'])}: {_said(found)}" for found in error.errors(include_input=False)]
+        wrong = [f"{_variable(found['loc'])}{_said(found)}" for found in error.errors(include_input=False)]
         raise SettingsError("; ".join(wrong)) from error
 
 
 def _variable(loc: tuple[int | str, ...]) -> str:
-    return PREFIX + str(loc[0]).upper() if loc else PREFIX
+    return f"{PREFIX}{str(loc[0]).upper()}: " if loc else ""  # several variables together name themselves
 
 
 def _said(found: Any) -> str:

@@ -23,7 +23,7 @@ from support.processes import wait_until_gone
 
 KEY = "a-key-that-is-long-enough"
 METADATA = (("x-api-key", KEY),)
-FREE = {"SEAM_GRPC_LISTEN": "127.0.0.1:0", "SEAM_HTTP_LISTEN": "127.0.0.1:0"}
+FREE = {"SEAM_GRPC_LISTEN": "127.0.0.1:0", "SEAM_HTTP_LISTEN": "127.0.0.1:0", "SEAM_LINK_PLAINTEXT": "true"}
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -16,7 +17,7 @@ class Listener(uvicorn.Server):
     """`serve(sockets=[...])` runs until `drain`; `listening` is set when connections are taken, `closed` when none is
     left."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, tls: ssl.SSLContext | None = None) -> None:
         config = uvicorn.Config(
             app,
             http="h11",
@@ -28,6 +29,8 @@ class Listener(uvicorn.Server):
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
+        config.load()
+        config.ssl = tls
         super().__init__(config)
         self.listening = asyncio.Event()
         self.closed = asyncio.Event()

@@ -2,8 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import grpc
@@ -12,6 +10,7 @@ from seam.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from seam.inference.v1.session_pb2 import SessionRequest, SessionResponse
 
 from business_svc.link.duplex import DuplexLost
+from business_svc.link.tls import PeerRefused, Proof, TlsFiles
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
@@ -21,26 +20,9 @@ KEEPALIVE_TIME = 10.0
 KEEPALIVE_TIMEOUT = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files. Read again at every connect, so that rotated certificates are used without a restart.
-    `server_name` is the identity (SAN) that the replica must prove, where it is not its address."""
-
-    ca: Path
-    certificate: Path | None = None
-    key: Path | None = None
-    server_name: str | None = None
-
-    def load(self) -> grpc.ChannelCredentials:
-        return grpc.ssl_channel_credentials(
-            root_certificates=self.ca.read_bytes(),
-            private_key=self.key.read_bytes() if self.key is not None else None,
-            certificate_chain=self.certificate.read_bytes() if self.certificate is not None else None,
-        )
-
-
 class GrpcConnector:
-    """Plaintext unless `tls` is given. `options` are gRPC channel arguments put after the ones made here."""
+    """Plaintext unless `tls` is given; a Unix socket needs none. `options` are gRPC channel arguments put after the
+    ones made here."""
 
     def __init__(
         self,
@@ -64,16 +46,16 @@ class GrpcConnector:
         return self._hop
 
     async def connect(self) -> "GrpcDuplex":
-        options = self._channel_options()
-        if self._tls is None:
-            return GrpcDuplex(grpc.aio.insecure_channel(self._target, options=options))
+        if self._tls is None or self._target.startswith("unix:"):
+            return GrpcDuplex(grpc.aio.insecure_channel(self._target, options=self._channel_options()))
+        proof = await self._tls.prove(self._target)
         try:
-            credentials = await asyncio.to_thread(self._tls.load)
+            credentials = await asyncio.to_thread(proof.credentials)
         except OSError as error:
             raise DuplexLost(f"a TLS file of {self._target} cannot be read: {error}") from error
-        return GrpcDuplex(grpc.aio.secure_channel(self._target, credentials, options=options))
+        return GrpcDuplex(grpc.aio.secure_channel(self._target, credentials, options=self._channel_options(proof)))
 
-    def _channel_options(self) -> list[tuple[str, Any]]:
+    def _channel_options(self, proof: Proof | None = None) -> list[tuple[str, Any]]:
         options: list[tuple[str, Any]] = [
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -84,8 +66,8 @@ class GrpcConnector:
             # A connection of its own: the pool decides when to try again, not a backoff shared between channels.
             ("grpc.use_local_subchannel_pool", 1),
         ]
-        if self._tls is not None and self._tls.server_name is not None:
-            options.append(("grpc.ssl_target_name_override", self._tls.server_name))
+        if proof is not None:
+            options.append(("grpc.ssl_target_name_override", proof.name))
         return [*options, *self._options]
 
 
@@ -129,4 +111,5 @@ def _cancel_in_core(call: object) -> None:
 
 
 def _lost(error: grpc.aio.AioRpcError) -> DuplexLost:
-    return DuplexLost(f"{error.code().name}: {error.details()}")
+    kind = PeerRefused if error.code() is grpc.StatusCode.PERMISSION_DENIED else DuplexLost
+    return kind(f"{error.code().name}: {error.details()}")

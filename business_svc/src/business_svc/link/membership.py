@@ -11,6 +11,7 @@ from business_svc.link.duplex import Connector, DuplexLost
 from business_svc.link.inference_wire import model_of
 from business_svc.link.picker import Standing
 from business_svc.link.session import Session, SessionEnded, SessionSettings
+from business_svc.link.tls import PeerRefused
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Member:
     last_session: Session | None = None
     models: tuple[Model, ...] = ()
     replica_id: str = ""
+    unreached: str = ""  # why, the last time
 
     @property
     def session(self) -> Session | None:
@@ -158,13 +160,20 @@ class Membership:
                 finally:
                     await duplex.aclose()
         except (DuplexLost, SessionEnded, TimeoutError) as error:
-            _log.info("replica %s cannot be reached: %s", member.address, str(error) or "no welcome in time")
+            self._tell_why(member, error)
             return False
         left = session.state is ReplicaState.DRAINING
         _log.log(logging.INFO if left else logging.WARNING, "session with replica %s ended: %s", member.address, why)
         if not left:
             self._lost(member)
         return True
+
+    def _tell_why(self, member: Member, error: Exception) -> None:
+        """A replica that is away comes back; sides that do not believe each other wait for somebody who reads this."""
+        why = str(error) or "no welcome in time"
+        new, member.unreached = why != member.unreached, why
+        level = logging.WARNING if new and isinstance(error, PeerRefused) else logging.INFO
+        _log.log(level, "replica %s cannot be reached: %s", member.address, why)
 
     def _begin(self, member: Member, session: Session) -> None:
         member.last_session = session

@@ -80,6 +80,36 @@ def test_a_wrong_variable_is_named_with_what_is_wrong(
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"LINK_CA": "ca"}, "SEAM_LINK_CA, SEAM_LINK_CERTIFICATE and SEAM_LINK_KEY"),
+        (
+            {"LINK_CA": "ca", "LINK_CERTIFICATE": "c", "LINK_KEY": "k", "LINK_PLAINTEXT": "1"},
+            "SEAM_LINK_PLAINTEXT: cannot",
+        ),
+        ({"EDGE_CERTIFICATE": "c"}, "SEAM_EDGE_CERTIFICATE and SEAM_EDGE_KEY"),
+        ({"EDGE_CLIENT_CA": "c"}, "SEAM_EDGE_CLIENT_CA: needs"),
+    ],
+)
+def test_half_of_what_tls_needs_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
+) -> None:
+    monkeypatch.setenv("SEAM_API_KEYS", SECRET)
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SEAM_{name}", value)
+    with pytest.raises(SettingsError, match=f"^{said}"):
+        read_settings()
+
+
+def test_replicas_on_a_network_are_spoken_to_in_the_clear_only_where_that_is_asked_for() -> None:
+    with pytest.raises(SettingsError, match=r"^SEAM_REPLICAS: a:1 needs SEAM_LINK_CA.*SEAM_LINK_PLAINTEXT=true"):
+        read_settings(api_keys=SECRET, replicas="a:1,unix:/tmp/x").check_link()
+    read_settings(api_keys=SECRET, replicas="unix:/tmp/x").check_link()
+    read_settings(api_keys=SECRET, replicas="a:1", link_plaintext=True).check_link()
+    read_settings(api_keys=SECRET, replicas="a:1", link_ca="a", link_certificate="b", link_key="c").check_link()
+
+
 def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEAM_API_KEYS", f"{SECRET},tooshortsecret")
     with pytest.raises(SettingsError) as caught:

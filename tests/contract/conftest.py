@@ -17,9 +17,11 @@ from inference_svc.model import LoadedModel, ModelSpec
 from inference_svc.requests import Task
 from inference_svc.server import InferenceServer, serve
 from inference_svc.settings import Settings
+from seam_local.certificates import make_link_certificates
+from support.certificates import link_files, link_settings
 from support.echo import EchoEncoder, EchoRunner, Gate, echo_model
 
-TRANSPORTS = ("in_process", "in_process_serialized", "unix", "tcp", "pool_of_two")
+TRANSPORTS = ("in_process", "in_process_serialized", "unix", "tcp", "mtls", "pool_of_two")
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,14 @@ async def replica(transport: str, folder: Path) -> AsyncIterator[Replica]:
     """A served replica, reached as `transport` says."""
     gate = Gate()
     runner, encoder = EchoRunner(slot_count=8, gate=gate), EchoEncoder(gate=gate)
-    listen = {"unix": f"unix:{folder}/replica.sock", "tcp": "127.0.0.1:0"}.get(transport, "")
-    settings = Settings(listen=listen)
+    listen = {"unix": f"unix:{folder}/replica.sock", "tcp": "127.0.0.1:0", "mtls": "127.0.0.1:0"}.get(transport, "")
+    certificates = make_link_certificates(folder) if transport == "mtls" else None
+    settings = Settings(listen=listen, **link_settings(certificates, "inference"))
     async with serve(settings, load=_loader(runner, encoder)) as server:
         await server.ready()
         connector: Connector
         if listen:
-            connector = GrpcConnector(server.address)
+            connector = GrpcConnector(server.address, tls=link_files(certificates) if certificates else None)
         else:
             connector = InProcessConnector(
                 server.session_service.session, serialize=transport == "in_process_serialized"

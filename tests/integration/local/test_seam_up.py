@@ -15,6 +15,8 @@ TOPOLOGIES = {
     "monolith": ["--topology", "monolith"],
     "split": ["--topology", "split", "--replicas", "2"],
     "hybrid": ["--topology", "hybrid", "--replicas", "1"],
+    "split, encrypted": ["--topology", "split", "--replicas", "1", "--tls"],
+    "hybrid, encrypted": ["--topology", "hybrid", "--replicas", "1", "--tls"],
 }
 
 pytestmark = pytest.mark.slow

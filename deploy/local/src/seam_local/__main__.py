@@ -34,6 +34,9 @@ def up(
     ] = None,
     ready_file: Annotated[Path | None, typer.Option(help="written (JSON) when everything serves")] = None,
     grace: Annotated[float, typer.Option(help="seconds to finish what is being answered when stopped")] = 10.0,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="mutual TLS between the processes, with certificates made for this run")
+    ] = False,
     demo: Annotated[
         Path | None,
         typer.Option(metavar="TEXT_FILE", help="search this text, chat once, show where the time went, and stop"),
@@ -52,6 +55,7 @@ def up(
             chosen_keys(api_key, os.environ.get("SEAM_API_KEYS", "")),
             ready_file,
             grace,
+            tls,
         )
         require_free(plan.grpc_port, "--grpc-port")
         require_free(plan.http_port, "--http-port")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seam_local.certificates import LinkCertificates
 from seam_local.child import Child
 from seam_local.cores import usable_cores
 from seam_local.plan import Plan, Topology
@@ -40,16 +41,33 @@ class BusinessReady:
     inference: str | None
 
 
-def inference(plan: Plan, name: str, address: str, environment: Mapping[str, str], ready_file: Path) -> Wanted:
+def inference(
+    plan: Plan,
+    name: str,
+    address: str,
+    environment: Mapping[str, str],
+    ready_file: Path,
+    certificates: LinkCertificates | None = None,
+) -> Wanted:
     """An inference server, at the address that it had before (empty takes any)."""
-    settings = {"SEAM_INFERENCE_LISTEN": address or ANY_PORT, "SEAM_DRAIN_SECONDS": str(plan.grace)}
+    link = certificates.of_inference() if certificates else proposed_link(environment)
+    settings = {"SEAM_INFERENCE_LISTEN": address or ANY_PORT, "SEAM_DRAIN_SECONDS": str(plan.grace), **link}
     return Wanted(name, "inference_svc", _settled(plan, environment, settings), ready_file)
 
 
-def business(plan: Plan, replicas: tuple[str, ...], environment: Mapping[str, str], ready_file: Path) -> Wanted:
+def business(
+    plan: Plan,
+    replicas: tuple[str, ...],
+    environment: Mapping[str, str],
+    ready_file: Path,
+    certificates: LinkCertificates | None = None,
+) -> Wanted:
     """The business server, with an engine of its own where the plan says so."""
+    link = certificates.of_business() if certificates else proposed_link(environment)
     module = "seam_local.one_process" if plan.topology is Topology.HYBRID else "business_svc"
-    return Wanted("business", module, _settled(plan, environment, business_settings(plan, replicas)), ready_file)
+    return Wanted(
+        "business", module, _settled(plan, environment, {**business_settings(plan, replicas), **link}), ready_file
+    )
 
 
 def business_settings(plan: Plan, replicas: tuple[str, ...]) -> dict[str, str]:
@@ -62,6 +80,11 @@ def business_settings(plan: Plan, replicas: tuple[str, ...]) -> dict[str, str]:
         "SEAM_INFERENCE_LISTEN": ANY_PORT,  # of the engine in the business process, where there is one
         "SEAM_DRAIN_SECONDS": str(plan.grace),
     }
+
+
+def proposed_link(environment: Mapping[str, str]) -> dict[str, str]:
+    """Plaintext, which does not leave this machine, unless the environment has certificates."""
+    return {} if environment.get("SEAM_LINK_CERTIFICATE") else {"SEAM_LINK_PLAINTEXT": "true"}
 
 
 def inference_address(content: Mapping[str, Any]) -> str:

@@ -5,9 +5,11 @@ import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
+import business_svc.edge_tls
 import business_svc.settings
 import inference_svc.settings
 from inference_svc.errors import ModelLoadError
+from inference_svc.wire.tls import TlsFault
 
 from seam_local.children import ANY_PORT, business_settings, proposed_settings
 from seam_local.faults import CannotServe
@@ -38,7 +40,7 @@ class Monolith:
             with self._screen.progress("starting monolith: models load, this may take a while"):
                 try:
                     serving = await stack.enter_async_context(one_process(self._inference, self._business))
-                except (ModelLoadError, OSError) as fault:
+                except (ModelLoadError, TlsFault, business_svc.edge_tls.TlsFault, OSError) as fault:
                     raise CannotServe(str(fault)) from fault
             stack.push_async_callback(serving.drain, self._plan.grace)
             await announce(

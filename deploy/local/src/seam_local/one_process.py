@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import business_svc.edge_tls
 import business_svc.server
 import business_svc.settings
 import inference_svc.server
@@ -23,6 +24,7 @@ from business_svc.link.grpc_duplex import GrpcConnector
 from business_svc.link.in_process_duplex import InProcessConnector
 from business_svc.link.pool import Pool
 from inference_svc.errors import ModelLoadError
+from inference_svc.wire.tls import TlsFault
 
 from seam_local.faults import CannotServe
 from seam_local.parent import end_with_parent
@@ -49,7 +51,7 @@ async def one_process(
     async with inference_svc.server.serve(inference) as engine:
         await engine.ready()
         local = InProcessConnector(engine.session_service.session)
-        remote = [GrpcConnector(address) for address in business.replicas]
+        remote = [GrpcConnector(address, tls=business.link_files) for address in business.replicas]
         async with Pool([local, *remote]) as pool, business_svc.server.serve(business, pool) as edges:
             await _all_in_use(pool, 1 + len(remote))
             yield Serving(edges.grpc_address, edges.http_address, engine.address, edges.drain)
@@ -70,8 +72,10 @@ async def run_until_signalled(ready_file: Path) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_stop.set)
-    business = business_svc.settings.read_settings()
-    async with one_process(inference_svc.settings.read_settings(), business) as serving:
+    business, inference = business_svc.settings.read_settings(), inference_svc.settings.read_settings()
+    business.check_link()
+    inference.check_link()
+    async with one_process(inference, business) as serving:
         write_ready(ready_file, {"grpc": serving.grpc, "http": serving.http, "inference": serving.inference})
         await asked_to_stop.wait()
         forget_ready(ready_file)
@@ -92,7 +96,7 @@ def main() -> None:
     except (business_svc.settings.SettingsError, inference_svc.settings.SettingsError) as fault:
         print(fault, file=sys.stderr)
         sys.exit(2)
-    except (ModelLoadError, CannotServe, OSError) as fault:
+    except (ModelLoadError, CannotServe, TlsFault, business_svc.edge_tls.TlsFault, OSError) as fault:
         print(fault, file=sys.stderr)
         sys.exit(1)
 

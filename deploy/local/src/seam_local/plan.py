@@ -40,6 +40,7 @@ class Plan:
     ready_file: Path | None = None
     grace: float = 10.0
     start_timeout: float = 600.0
+    tls: bool = False
 
     @property
     def has_local_engine(self) -> bool:
@@ -56,6 +57,7 @@ def checked_plan(
     keys: Keys,
     ready_file: Path | None,
     grace: float,
+    tls: bool = False,
 ) -> Plan:
     """Fill in what was not given; raises BadPlan."""
     count = _replica_count(topology, replicas, replica_addresses)
@@ -64,6 +66,12 @@ def checked_plan(
             raise BadPlan(f"{name} {port}: a port is 0 (any free one) to 65535")
     if grpc_port == http_port != 0:
         raise BadPlan(f"--grpc-port and --http-port are both {grpc_port}: they need one each")
+    if tls and topology is Topology.MONOLITH:
+        raise BadPlan("--tls: a monolith has no connection to encrypt: use --topology split or hybrid")
+    if tls and replica_addresses:
+        raise BadPlan(
+            "--tls: a replica that runs already cannot know certificates made now: leave out --replica-address"
+        )
     if grace < 0:
         raise BadPlan(f"--grace {grace}: seconds, 0 or more")
     if not _KEY.fullmatch(keys.shown):
@@ -79,6 +87,7 @@ def checked_plan(
         keys=keys,
         ready_file=ready_file.absolute() if ready_file else None,
         grace=grace,
+        tls=tls,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from seam_client import AsyncSeam, ReplicaState
 
 from seam_local import children
+from seam_local.certificates import make_link_certificates
 from seam_local.child import Child, ChildDied, Ending
 from seam_local.faults import StartTimeout
 from seam_local.plan import Plan
@@ -43,6 +44,7 @@ class Supervisor:
         self._environment = dict(environment)
         self._screen = screen
         self._folder = Path(tempfile.mkdtemp(prefix="seam-"))
+        self._certificates = make_link_certificates(self._folder) if plan.tls else None
         self._replicas = [_Replica(f"inference-{n}") for n in range(1, plan.replica_count + 1)]
         self._business: Child | None = None
         self._business_ready: children.BusinessReady | None = None
@@ -72,8 +74,9 @@ class Supervisor:
 
     async def _start(self, replica: _Replica) -> None:
         """Again at the address it had, so that the business finds it there."""
+        ready_file = self._folder / f"{replica.name}.json"
         started = children.inference(
-            self._plan, replica.name, replica.address, self._environment, self._folder / f"{replica.name}.json"
+            self._plan, replica.name, replica.address, self._environment, ready_file, self._certificates
         )
         replica.started_at = asyncio.get_running_loop().time()
         replica.child = await started.start(self._screen.child_line)
@@ -82,8 +85,9 @@ class Supervisor:
         replica.is_serving = True
 
     async def _start_business(self) -> None:
+        ready_file = self._folder / "business.json"
         wanted = children.business(
-            self._plan, self._replica_addresses(), self._environment, self._folder / "business.json"
+            self._plan, self._replica_addresses(), self._environment, ready_file, self._certificates
         )
         self._business = await wanted.start(self._screen.child_line)
         self._business_ready = children.business_ready(await self._business.ready(self._join_timeout))

@@ -27,8 +27,8 @@ class Loader(Protocol):
         """On the model thread, after each load, however it ended."""
         ...
 
-    def let_go(self) -> None:
-        """On a thread of its own: give back the memory of what nobody holds any more."""
+    def let_go(self, held: list[object]) -> None:
+        """On a thread of its own: empty the list, and give back the memory of what nobody holds any more."""
         ...
 
 
@@ -47,8 +47,8 @@ class SimpleLoader:
     def settle(self) -> None:
         """Nothing was changed."""
 
-    def let_go(self) -> None:
-        """Nothing is held."""
+    def let_go(self, held: list[object]) -> None:
+        held.clear()
 
 
 async def in_daemon_thread(function: Callable[[], Result]) -> Result:

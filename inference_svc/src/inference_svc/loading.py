@@ -52,7 +52,8 @@ class ModelLoader:
         if (torch := sys.modules.get("torch")) is not None and self._threads is not None:
             torch.set_num_threads(self._threads)
 
-    def let_go(self) -> None:
+    def let_go(self, held: list[object]) -> None:
+        held.clear()
         gc.collect()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():

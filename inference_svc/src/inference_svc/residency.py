@@ -165,7 +165,7 @@ class Residency:
             self._engine.loading(False)
             self._engine.call(self._loader.settle)
         if why:  # raised here, for a traceback would keep half a model alive
-            await in_daemon_thread(self._loader.let_go)
+            await in_daemon_thread(partial(self._loader.let_go, []))
             self._catalogue.failed(spec, why)
             raise ModelLoadError(why)
         self._took[spec.name] = time.monotonic() - began
@@ -193,12 +193,12 @@ class Residency:
     async def _unload(self, name: str, grace: float) -> int:
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.wrap_future(self._engine.unused(name)), grace)
-        handed_back = await asyncio.wrap_future(self._engine.remove(name))
+        remains = await asyncio.wrap_future(self._engine.remove(name))
         self._leave_behind(name)
         self._catalogue.gone(name)
-        await in_daemon_thread(self._loader.let_go)
-        _log.info("%s: unloaded; %d requests were handed back", name, handed_back)
-        return handed_back
+        await in_daemon_thread(partial(self._loader.let_go, remains.held))
+        _log.info("%s: unloaded; %d requests were handed back", name, remains.handed_back)
+        return remains.handed_back
 
     def _leave_behind(self, name: str) -> None:
         self._took.pop(name, None)
@@ -215,8 +215,8 @@ class Residency:
             return
         asleep = self._engine.sleep(name, self._took.get(name, self._limits.wake_seconds))
         self._catalogue.sleeping(name)
-        await asyncio.wrap_future(asleep)
-        await in_daemon_thread(self._loader.let_go)
+        remains = await asyncio.wrap_future(asleep)
+        await in_daemon_thread(partial(self._loader.let_go, remains.held))
         _log.info("%s: asleep; waking it takes about %.1f s", name, self._took.get(name, self._limits.wake_seconds))
 
     async def wake(self, name: str) -> None:

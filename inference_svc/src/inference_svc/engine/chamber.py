@@ -56,11 +56,12 @@ class Chamber:
     def sequence_count(self) -> int:
         return len(self.driver.keys)
 
-    def sleep(self) -> None:
-        """Let go of the driver, and with it of the runner: nothing lives in it. What comes from now on waits."""
-        if not isinstance(self.driver, AsleepDriver):
-            self.driver.tidy()
-            self.driver = AsleepDriver()
+    def sleep(self) -> Driver:
+        """What comes from now on waits. Gives the driver, in which nothing lives, and with it the runner: to free a
+        model takes a while, and is not for the model thread to do."""
+        self.driver.tidy()
+        left, self.driver = self.driver, AsleepDriver()
+        return left
 
     def wake(self, model: LoadedModel) -> News:
         """The model was loaded again; what waited goes on to it."""

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TypeVar
 
 from inference_svc.engine.chamber import Chamber
@@ -18,6 +19,14 @@ from inference_svc.requests import Encoding, Failed, Generation, ModelLoad
 
 _STOPPED = "the engine has stopped"
 Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What is left of a model that the engine computes no more. Clear `held`, where it holds nobody up, to free it."""
+
+    handed_back: int
+    held: list[object]
 
 
 class Engine:
@@ -119,19 +128,19 @@ class Engine:
 
         self._desk.open_door(model.info.name, model.info.task, chamber.door, Errand(put))
 
-    def remove(self, name: str) -> "Future[int]":
+    def remove(self, name: str) -> "Future[Remains]":
         """Serve a model no longer; its requests fail with Draining, to be resumed elsewhere. The future tells how many
-        they were, once the engine holds nothing of the model any more."""
-        future: Future[int] = Future()
+        they were, and hands over what the engine held of the model."""
+        future: Future[Remains] = Future()
 
         def take_away() -> News:
             chamber = self._chambers.pop(name, None)
             self._share.forget(name)
             ended = () if chamber is None else chamber.end_all()
-            future.set_result(len(ended))
+            future.set_result(Remains(len(ended), [] if chamber is None else [chamber]))
             return [(key, Failed(_no_longer_served(name))) for key in ended]
 
-        self._desk.close_door(name, Errand(take_away, lambda: future.set_result(0)))
+        self._desk.close_door(name, Errand(take_away, lambda: future.set_result(Remains(0, []))))
         return future
 
     def unused(self, name: str) -> "Future[None]":
@@ -142,19 +151,18 @@ class Engine:
         """Seconds since the model's last request ended, or since it was added; None while one lives."""
         return self._desk.unused_for(name)
 
-    def sleep(self, name: str, wake_seconds: float) -> "Future[None]":
-        """Hold nothing of a model but its place, once the future is done; requests for it wait, and are told to expect
+    def sleep(self, name: str, wake_seconds: float) -> "Future[Remains]":
+        """Hold nothing of a model but its place, and hand over the rest; requests for it wait, and are told to expect
         `wake_seconds` of it. Raises ModelNotFound, ModelBusy."""
-        future: Future[None] = Future()
+        future: Future[Remains] = Future()
 
         def lie_down() -> News:
-            if name in self._chambers:
-                self._chambers[name].sleep()
+            chamber = self._chambers.get(name)
             self._share.forget(name)
-            future.set_result(None)
+            future.set_result(Remains(0, [] if chamber is None else [chamber.sleep()]))
             return []
 
-        self._desk.fall_asleep(name, wake_seconds, Errand(lie_down, lambda: future.set_result(None)))
+        self._desk.fall_asleep(name, wake_seconds, Errand(lie_down, lambda: future.set_result(Remains(0, []))))
         return future
 
     def waking(self, name: str) -> None:

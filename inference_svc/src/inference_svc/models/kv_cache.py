@@ -4,8 +4,10 @@ One tensor pair a layer, `(places, key heads, tokens, head dimension)`. A sequen
 its slot may change, so that the sequences of one decode group lie side by side and are read as one view, not gathered.
 """
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 KEY_BLOCK = 128
@@ -46,7 +48,12 @@ class SlotCache:
 
     def _empty_like(self, part: torch.Tensor) -> torch.Tensor:
         _, heads, _, dimension = part.shape
-        return torch.zeros(self.slot_count, heads, self.capacity, dimension, dtype=part.dtype, device=part.device)
+        shape = (self.slot_count, heads, self.capacity, dimension)
+        if part.device.type != "cpu":
+            return torch.zeros(shape, dtype=part.dtype, device=part.device)
+        # The system's zero pages: nothing is written, and no memory held, before a token comes there.
+        zeros = np.zeros(math.prod(shape) * part.dtype.itemsize, np.uint8)
+        return torch.from_numpy(zeros).view(part.dtype).reshape(shape)
 
     @property
     def layer_count(self) -> int:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from business_svc.edge_tls import TlsFault
-from business_svc.link.grpc_duplex import GrpcConnector
 from business_svc.link.pool import Pool
+from business_svc.replicas import pool_of
 from business_svc.server import Running, serve
 from business_svc.settings import PREFIX, Settings, SettingsError, read_settings
 
@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         settings = read_settings()
         if not settings.replicas:
-            raise SettingsError(f"{PREFIX}REPLICAS: must name at least one replica, host:port, separated by commas")
+            raise SettingsError(
+                f"{PREFIX}REPLICAS: must name at least one replica, as host:port, dns:///name:port or file:///path"
+            )
         settings.check_link()
     except SettingsError as error:
         sys.exit(_complaint(str(error), 2))
@@ -71,8 +73,7 @@ def _complaint(message: str, code: int) -> int:
 async def _run(settings: Settings, ready_file: Path | None, parent: int | None) -> None:
     asked_to_stop, asked_again = asyncio.Event(), asyncio.Event()
     _listen_for_signals(asked_to_stop, asked_again)
-    connectors = [GrpcConnector(address, tls=settings.link_files) for address in settings.replicas]
-    async with Pool(connectors) as pool, serve(settings, pool) as running, asyncio.TaskGroup() as group:
+    async with pool_of(settings) as pool, serve(settings, pool) as running, asyncio.TaskGroup() as group:
         helpers = [group.create_task(_announce(pool, running, ready_file))]
         if parent is not None:
             helpers.append(group.create_task(_watch_parent(parent, asked_to_stop)))

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from business_svc.domain.access import MIN_KEY_CHARACTERS, ApiKey
 from business_svc.domain.prompting import PLACE
 from business_svc.edge_tls import EdgeFiles
+from business_svc.link.discovery import Source, sources_of
 from business_svc.link.tls import TlsFiles
 
 PREFIX = "SEAM_"
@@ -55,6 +56,8 @@ class Settings(BaseSettings):
     `api_keys`: comma list of KEY, NAME:KEY, or NAME:sha256=HEX with the SHA-256 of the key, so that the environment
     holds no secret. NAME is the tenant ("default" without one); several keys may share it.
     Addresses are "host:port" (port 0 takes a free one); `grpc_listen` may be "unix:/path".
+    `replicas`: comma list of "host:port", "unix:/path", "dns:///name:port" (every address of the name, asked again each
+    `replicas_refresh_seconds`) and "file:///path" (watched; one address a line).
     `link_...` are PEM files for the way to the replicas and go together; a replica must prove to be `link_server`, or
     its address where that is not set. `edge_...` are those that callers see; with
     `edge_client_ca` callers show one too.
@@ -66,6 +69,7 @@ class Settings(BaseSettings):
 
     api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)]
     replicas: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_separated)] = ()
+    replicas_refresh_seconds: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     link_ca: Path | None = None
     link_certificate: Path | None = None
     link_key: Path | None = None
@@ -97,6 +101,12 @@ class Settings(BaseSettings):
             raise ValueError(f"must have {PLACE} exactly once")
         return template
 
+    @field_validator("replicas")
+    @classmethod
+    def _name_replicas(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        sources_of(entries, 1.0)
+        return entries
+
     @field_validator("grpc_listen", "http_listen")
     @classmethod
     def _is_address(cls, address: str) -> str:
@@ -116,6 +126,9 @@ class Settings(BaseSettings):
         if self.edge_client_ca is not None and self.edge_certificate is None:
             raise ValueError("SEAM_EDGE_CLIENT_CA: needs SEAM_EDGE_CERTIFICATE and SEAM_EDGE_KEY")
         return self
+
+    def replica_sources(self) -> tuple[Source, ...]:
+        return sources_of(self.replicas, self.replicas_refresh_seconds)
 
     def check_link(self) -> None:
         """Raises SettingsError where a network would carry everything in the clear without being asked to."""

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from business_svc.domain.inference import Model, ModelLoad, Replica, ReplicaState
@@ -101,6 +102,7 @@ class Membership:
         self._changed = changed
         self._members: dict[str, Member] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> "Membership":
@@ -108,8 +110,8 @@ class Membership:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for keeper in self._keepers.values():
-            keeper.cancel()
+        for task in (*self._keepers.values(), *self._leaving):
+            task.cancel()
         await self._tasks.__aexit__(None, None, None)
 
     def __iter__(self) -> Iterator[Member]:
@@ -132,11 +134,26 @@ class Membership:
         self._members[member.address] = member
         self._keepers[member.address] = self._tasks.create_task(self._keep(member), name=f"replica {member.address}")
 
-    def remove(self, address: str) -> None:
-        """A replica leaves; what runs on it goes elsewhere. Unknown addresses are ignored."""
-        self._members.pop(address, None)
+    def remove(self, address: str, grace: float) -> None:
+        """A replica leaves: it gets nothing new at once, and what runs on it has `grace` seconds to end before it goes
+        elsewhere. Unknown addresses are ignored."""
+        member = self._members.pop(address, None)
         keeper = self._keepers.pop(address, None)
-        if keeper is not None:
+        if member is None or keeper is None:
+            return
+        if member.session is None or not grace:
+            keeper.cancel()
+            return
+        leaving = self._tasks.create_task(self._let_go(member.session, keeper, grace), name=f"{address} leaves")
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+
+    async def _let_go(self, session: Session, keeper: asyncio.Task[None], grace: float) -> None:
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await session.emptied()
+        finally:
             keeper.cancel()
 
     async def _keep(self, member: Member) -> None:

@@ -97,8 +97,9 @@ class Pool:
     def add(self, connector: Connector) -> None:
         self._members.add(connector)
 
-    def remove(self, address: str) -> None:
-        self._members.remove(address)
+    def remove(self, address: str, grace: float = 0.0) -> None:
+        """What runs there has `grace` seconds to end, and goes elsewhere then."""
+        self._members.remove(address, grace)
         self._picker.forget(address)
 
     @property

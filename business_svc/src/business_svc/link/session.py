@@ -69,6 +69,7 @@ class Session:
         self._outbox = Outbox(settings.frame_bytes)
         self._wake = asyncio.Event()
         self._live: dict[int, Exchange] = {}
+        self._empty = asyncio.Event()
         self._last_id = 0
         self._over: str | None = None
         self._left = False
@@ -150,6 +151,7 @@ class Session:
         if context.deadline is not None:
             exchange.expire_with(loop.call_at(context.deadline, self._expire, request_id))
         self._live[request_id] = exchange
+        self._empty.clear()
         self.unseen[request.model] += 1
         self._outbox.submit(submit)
         self._wake.set()
@@ -186,6 +188,13 @@ class Session:
         exchange.release()
         if not exchange.seen:
             self.unseen[exchange.model] -= 1
+        if not self._live:
+            self._empty.set()
+
+    async def emptied(self) -> None:
+        """Returns when no request is live, or the session is over."""
+        if self._live:
+            await self._empty.wait()
 
     # --- the life of the session ---
 
@@ -269,6 +278,7 @@ class Session:
             exchange.release()
             exchange.fail(self._lost())
         self.unseen.clear()
+        self._empty.set()
 
     def _lost(self) -> SeamError:
         if self._left:  # in order: no death that a request could be blamed for

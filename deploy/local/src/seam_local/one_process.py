@@ -20,9 +20,9 @@ import business_svc.settings
 import inference_svc.server
 import inference_svc.settings
 from business_svc.domain.inference import ReplicaState
-from business_svc.link.grpc_duplex import GrpcConnector
 from business_svc.link.in_process_duplex import InProcessConnector
 from business_svc.link.pool import Pool
+from business_svc.replicas import pool_of
 from inference_svc.errors import ModelLoadError
 from inference_svc.wire.tls import TlsFault
 
@@ -51,16 +51,15 @@ async def one_process(
     async with inference_svc.server.serve(inference) as engine:
         await engine.ready()
         local = InProcessConnector(engine.session_service.session)
-        remote = [GrpcConnector(address, tls=business.link_files) for address in business.replicas]
-        async with Pool([local, *remote]) as pool, business_svc.server.serve(business, pool) as edges:
-            await _all_in_use(pool, 1 + len(remote))
+        async with pool_of(business, [local]) as pool, business_svc.server.serve(business, pool) as edges:
+            await _all_in_use(pool)
             yield Serving(edges.grpc_address, edges.http_address, engine.address, edges.drain)
 
 
-async def _all_in_use(pool: Pool, count: int) -> None:
+async def _all_in_use(pool: Pool) -> None:
     try:
         async with asyncio.timeout(JOIN_SECONDS):
-            await pool.ready(count)
+            await pool.ready(len(pool.addresses))
     except TimeoutError:
         silent = [replica.address for replica in pool.replicas() if replica.state is not ReplicaState.READY]
         raise CannotServe(f"no answer from {', '.join(silent)} within {JOIN_SECONDS:.0f} s") from None

@@ -1,0 +1,33 @@
+"""The pool that the settings describe, kept up to date with where its replicas are."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from business_svc.link.discovery import Follower
+from business_svc.link.duplex import Connector
+from business_svc.link.grpc_duplex import GrpcConnector
+from business_svc.link.pool import Pool
+from business_svc.settings import Settings
+
+
+@asynccontextmanager
+async def pool_of(settings: Settings, own: Sequence[Connector] = ()) -> AsyncGenerator[Pool, None]:
+    """`own` are replicas that the settings do not name, as an engine in this process. Every source has been asked once
+    when this is entered."""
+    files = settings.link_files
+
+    def connector(address: str, name: str | None) -> GrpcConnector:
+        """Where DNS told an address, its replica must prove the name that was asked for."""
+        tls = replace(files, server_name=files.server_name or name) if files is not None else None
+        return GrpcConnector(address, tls=tls)
+
+    async with Pool(own) as pool, asyncio.TaskGroup() as group:
+        follower = Follower(pool, settings.replica_sources(), connector, settings.drain_seconds)
+        await follower.look()
+        following = group.create_task(follower.follow(), name="discovery")
+        try:
+            yield pool
+        finally:
+            following.cancel()

@@ -23,11 +23,14 @@ async def pool_of(settings: Settings, own: Sequence[Connector] = ()) -> AsyncGen
         tls = replace(files, server_name=files.server_name or name) if files is not None else None
         return GrpcConnector(address, tls=tls)
 
-    async with Pool(own) as pool, asyncio.TaskGroup() as group:
+    async with Pool(own) as pool:
         follower = Follower(pool, settings.replica_sources(), connector, settings.drain_seconds)
         await follower.look()
+        group = asyncio.TaskGroup()
+        await group.__aenter__()
         following = group.create_task(follower.follow(), name="discovery")
         try:
             yield pool
         finally:
             following.cancel()
+            await group.__aexit__(None, None, None)  # what is raised inside is not of the group, and stays as it is

@@ -14,15 +14,16 @@ from business_svc.link.tls import PeerRefused, Proof, TlsFiles
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
-# A live session never goes half a second without data, so pings matter only while it is being torn down or cut; the
-# server must allow them this often (http2.min_recv_ping_interval_without_data_ms of at most 10 s), or it hangs up.
+# A live session seldom goes half a second without data, so pings matter only while it is being torn down or cut, or
+# where heartbeats are set far apart. Seam's inference server allows one a second; others must allow them this often
+# (grpc.http2.min_ping_interval_without_data_ms of at most 10 s), or they hang up.
 KEEPALIVE_TIME = 10.0
 KEEPALIVE_TIMEOUT = 5.0
 
 
 class GrpcConnector:
-    """Plaintext unless `tls` is given; a Unix socket needs none. `options` are gRPC channel arguments put after the
-    ones made here."""
+    """Plaintext unless `tls` is given; a Unix socket needs none. `options` are gRPC channel arguments that go
+    before the ones made here."""
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class GrpcConnector:
         ]
         if proof is not None:
             options.append(("grpc.ssl_target_name_override", proof.name))
-        return [*options, *self._options]
+        return [*self._options, *options]  # of two of one name, gRPC takes the first
 
 
 class GrpcDuplex:

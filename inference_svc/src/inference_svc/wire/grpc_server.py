@@ -15,6 +15,7 @@ from inference_svc.wire.reflection import add_reflection
 from inference_svc.wire.servicers import InferenceServicer, ModelServicer
 
 CONTRACT_FILES = (inference_service_pb2.DESCRIPTOR, model_service_pb2.DESCRIPTOR)
+MIN_PING_INTERVAL_MS = 900  # clients may ping every second
 SERVICES = tuple(service.full_name for file in CONTRACT_FILES for service in file.services_by_name.values())
 
 
@@ -60,8 +61,8 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.enable_channelz", 1),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
-        # Clients may ping every second, calls or none (the library's own bound is five minutes).
-        ("grpc.http2.min_ping_interval_without_data_ms", 900),
+        # Calls or none (the library's own bound is five minutes).
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
         ("grpc.http2.max_ping_strikes", 2),
         ("grpc.keepalive_permit_without_calls", 1),
         # A client that vanished without a word is let go after half a minute.

@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from inspect import signature
 
 import torch
 from transformers import PreTrainedModel
 
 from inference_svc.engine.runner import OutOfDeviceMemory, Row, SampledToken
 from inference_svc.errors import ModelLoadError
-from inference_svc.models.kv_cache import SlotCache
-from inference_svc.models.packed_attention import PackedAttention
+from inference_svc.models.packed_steps import PackedSteps
 from inference_svc.models.prepacked import every_product_is_prepacked, own_weights, prepack_linears
 from inference_svc.models.prompt_scoring import PromptScorer
 from inference_svc.models.sampling import Sampler
@@ -22,7 +20,7 @@ from inference_svc.models.self_check import (
     plain_logits,
     refuse_what_cannot_be_packed,
 )
-from inference_svc.models.step_plan import StepPlan, plan_step
+from inference_svc.models.slot_steps import SlotSteps
 from inference_svc.requests import Generation
 
 _ALLOCATION_FAILED = "can't allocate memory"
@@ -49,9 +47,7 @@ class PackedGenerationRunner:
         self._max_context_tokens = max_context_tokens
         self._device = torch.device(device)
         self._model = model.to(device=self._device, dtype=dtype).eval()
-        self._keeps_logits = "logits_to_keep" in signature(model.forward).parameters
-        self._cache = SlotCache(max(slot_count, 2), max_context_tokens)
-        self._attention = PackedAttention(self._cache, dtype, self._device)
+        self._steps: PackedSteps = SlotSteps(self._model, slot_count, max_context_tokens)
         self._prompt_lengths: dict[int, int] = {}
         self._prompt_scorer = PromptScorer()
         with torch.inference_mode():
@@ -61,7 +57,7 @@ class PackedGenerationRunner:
             if prepack and self._device.type == "cpu":
                 prepack_linears(model)
             self._batch_invariant = self._device.type == "cpu" and every_product_is_prepacked(model)
-            self._attention.bind(model)
+            self._steps.bind()
             self._check(expected)
         self._sampler = Sampler(slot_count, self._device)
 
@@ -71,14 +67,13 @@ class PackedGenerationRunner:
             differences = packed_differences(expected, self._last_logits)
         except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
             raise ModelLoadError(f"{name} cannot compute a packed step: {error}") from error
-        check_layers(self._attention.windows_seen, self._model, self._max_context_tokens)
+        check_layers(self._steps.windows_seen, self._model, self._max_context_tokens)
         check_differences(differences, dtype, name)
         for slot in range(len(expected.token_ids)):
-            self._cache.clear(slot)
+            self._steps.close(slot)
 
     def _last_logits(self, rows: Sequence[Row], prompt_lengths: Mapping[int, int]) -> torch.Tensor:
-        plan = plan_step(rows, prompt_lengths, self._cache)
-        return self._forward(plan, [end - 1 for end in plan.row_ends])
+        return self._steps.forward([end - 1 for end in self._steps.lay(rows, prompt_lengths)])
 
     @property
     def slot_count(self) -> int:
@@ -96,7 +91,11 @@ class PackedGenerationRunner:
 
     @property
     def cache_byte_count(self) -> int:
-        return self._cache.byte_count
+        return self._steps.cache_byte_count
+
+    @property
+    def cache_token_count(self) -> int:
+        return self._steps.cache_token_count
 
     def open(self, slot: int, generation: Generation) -> None:
         self._sampler.open(slot, generation)
@@ -104,8 +103,7 @@ class PackedGenerationRunner:
         self._prompt_lengths[slot] = len(generation.prompt_ids)
 
     def close(self, slot: int) -> None:
-        with torch.inference_mode():  # as its tensors were made
-            self._cache.clear(slot)
+        self._steps.close(slot)
         self._sampler.close(slot)
         self._prompt_scorer.close(slot)
         self._prompt_lengths.pop(slot, None)
@@ -122,10 +120,10 @@ class PackedGenerationRunner:
             raise
 
     def _step(self, rows: Sequence[Row]) -> list[SampledToken | None]:
-        plan = plan_step(rows, self._prompt_lengths, self._cache)
+        row_ends = self._steps.lay(rows, self._prompt_lengths)
         sampling = [index for index, row in enumerate(rows) if row.samples]
-        scored = self._prompt_scorer.wanted(rows, plan.row_ends)
-        logits = self._forward(plan, [plan.row_ends[index] - 1 for index in sampling] + scored.packed)
+        scored = self._prompt_scorer.wanted(rows, row_ends)
+        logits = self._steps.forward([row_ends[index] - 1 for index in sampling] + scored.packed)
         self._sampler.note_fed(rows)
         self._prompt_scorer.note(scored, logits[len(sampling) :])
         answers: list[SampledToken | None] = [None] * len(rows)
@@ -138,21 +136,3 @@ class PackedGenerationRunner:
     def _with_prompt(self, row: Row, token: SampledToken) -> SampledToken:
         told = self._prompt_scorer.result(row.slot) if row.output_index == 0 else ()
         return replace(token, prompt_logprobs=told) if told else token
-
-    def _forward(self, plan: StepPlan, wanted: Sequence[int]) -> torch.Tensor:
-        """Compute a plan; gives float32 logits `(wanted, vocabulary)` at those packed indices.
-
-        Never a product of one row: its kernel sums in another order than that of many. So a lone token gets a
-        neighbour that nobody reads, and so does a lone row of logits.
-        """
-        filler = 1 if len(plan.token_ids) == 1 else 0
-        token_ids = torch.tensor([plan.token_ids + [0] * filler], device=self._device)
-        positions = torch.tensor([plan.positions + [0] * filler], device=self._device)
-        self._attention.begin(plan, positions[0])
-        keep = torch.tensor([*wanted, *wanted, 0, 0][: max(2, len(wanted))], dtype=torch.long, device=self._device)
-        arguments = {"logits_to_keep": keep} if self._keeps_logits else {}
-        logits = self._model(input_ids=token_ids, position_ids=positions, use_cache=False, **arguments).logits[0]
-        if not self._keeps_logits:
-            logits = logits[keep]
-        found: torch.Tensor = logits[: len(wanted)].float()
-        return found

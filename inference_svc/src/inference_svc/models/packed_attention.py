@@ -1,21 +1,11 @@
-"""Attention of a packed step: each token sees its own sequence's cache and nothing else.
-
-transformers calls one registered function for every attention layer of every model; the layer itself knows the
-`PackedAttention` of the model that it belongs to.
-"""
-
-from typing import Any
+"""Attention of a packed step: each token sees its own sequence's cache and nothing else."""
 
 import torch
-from transformers import AttentionInterface, PreTrainedModel
 
 from inference_svc.models.attention_kernel import Scoring, weigh
 from inference_svc.models.attention_masks import AttentionMasks
 from inference_svc.models.kv_cache import KEY_BLOCK, SlotCache
 from inference_svc.models.step_plan import QUERY_BLOCK, DecodeGroup, PromptBlock, StepPlan
-
-IMPLEMENTATION = "seam_packed"
-_BINDING = "seam_packed_attention"
 
 
 class PackedAttention:
@@ -30,13 +20,6 @@ class PackedAttention:
         self._decode_positions = self._decode_places
         self.windows_seen: dict[int, int | None] = {}
         """By layer that has called: the sliding window that it asked for."""
-
-    def bind(self, model: PreTrainedModel) -> None:
-        """Make this the attention of all layers of `model`."""
-        AttentionInterface.register(IMPLEMENTATION, _attend_packed)
-        model.set_attn_implementation(IMPLEMENTATION)
-        for module in model.modules():
-            setattr(module, _BINDING, self)
 
     def begin(self, plan: StepPlan, positions: torch.Tensor) -> None:
         """`positions` are those of the plan's packed tokens, on the device."""
@@ -81,27 +64,6 @@ class PackedAttention:
         for span in self._plan.writes:
             end = span.start + span.last - span.first
             cached[span.place, :, span.start : end] = new[:, span.first : span.last]
-
-
-def _attend_packed(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """What transformers calls. The mask that it might have made is not ours: it knows nothing of the packing."""
-    attention: PackedAttention = getattr(module, _BINDING)
-    if scaling is None:
-        scaling = getattr(module, "scaling", None)
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
-    scoring = Scoring(scaling, softcap, s_aux)
-    return attention.attend(layer, query, key, value, sliding_window, scoring), None
 
 
 def _attend_group(

@@ -1,0 +1,60 @@
+"""What the generation runner asks of whatever keeps the keys and values and computes a packed forward over them."""
+
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from typing import Protocol
+
+import torch
+from transformers import PreTrainedModel
+
+from inference_svc.engine.runner import Row
+
+
+class PackedSteps(Protocol):
+    """Packed forwards of one model over caches of its own. One implementation a kind of device."""
+
+    @property
+    def windows_seen(self) -> Mapping[int, int | None]:
+        """By layer that has attended: the sliding window that it asked for."""
+        ...
+
+    @property
+    def cache_token_count(self) -> int:
+        """Tokens that all slots together can hold."""
+        ...
+
+    @property
+    def cache_byte_count(self) -> int: ...
+
+    def bind(self) -> None:
+        """From here on the model attends as this says."""
+        ...
+
+    def lay(self, rows: Sequence[Row], prompt_lengths: Mapping[int, int]) -> list[int]:
+        """Lay the rows of the next forward end to end; gives the packed index behind each row's last token.
+        `prompt_lengths` is by slot."""
+        ...
+
+    def forward(self, wanted: Sequence[int]) -> torch.Tensor:
+        """Compute what was laid; gives float32 logits `(wanted, vocabulary)` at those packed indices, which may lie in
+        memory that the next forward writes."""
+        ...
+
+    def close(self, slot: int) -> None:
+        """Its keys and values are wanted no more."""
+        ...
+
+
+class LogitsAt:
+    """Calls a model for the logits of some tokens only, where it can be asked so."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._keeps_logits = "logits_to_keep" in signature(model.forward).parameters
+
+    def __call__(self, token_ids: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """`token_ids` and `positions` `(tokens,)`, `wanted` packed indices; gives `(wanted, vocabulary)`."""
+        arguments = {"logits_to_keep": wanted} if self._keeps_logits else {}
+        answer = self._model(input_ids=token_ids[None], position_ids=positions[None], use_cache=False, **arguments)
+        logits: torch.Tensor = answer.logits[0]
+        return logits if self._keeps_logits else logits[wanted]

@@ -1,0 +1,60 @@
+"""Packed forwards over one stretch of cache a slot: what is fastest on a CPU, where attention reads views."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from inference_svc.engine.runner import Row
+from inference_svc.models.attention_interface import bind
+from inference_svc.models.kv_cache import SlotCache
+from inference_svc.models.packed_attention import PackedAttention
+from inference_svc.models.packed_steps import LogitsAt
+from inference_svc.models.step_plan import StepPlan, plan_step
+
+
+class SlotSteps:
+    """A PackedSteps."""
+
+    def __init__(self, model: PreTrainedModel, slot_count: int, max_context_tokens: int) -> None:
+        self._model = model
+        self._device = model.device
+        self._logits_at = LogitsAt(model)
+        self._cache = SlotCache(max(slot_count, 2), max_context_tokens)
+        self._attention = PackedAttention(self._cache, model.dtype, model.device)
+        self._plan = StepPlan()
+        self._token_count = slot_count * max_context_tokens
+
+    @property
+    def windows_seen(self) -> Mapping[int, int | None]:
+        return self._attention.windows_seen
+
+    @property
+    def cache_token_count(self) -> int:
+        return self._token_count
+
+    @property
+    def cache_byte_count(self) -> int:
+        return self._cache.byte_count
+
+    def bind(self) -> None:
+        bind(self._attention, self._model)
+
+    def lay(self, rows: Sequence[Row], prompt_lengths: Mapping[int, int]) -> list[int]:
+        self._plan = plan_step(rows, prompt_lengths, self._cache)
+        return self._plan.row_ends
+
+    def forward(self, wanted: Sequence[int]) -> torch.Tensor:
+        """Never a product of one row: its kernel sums in another order than that of many. So a lone token gets a
+        neighbour that nobody reads, and so does a lone row of logits."""
+        plan = self._plan
+        filler = [0] if len(plan.token_ids) == 1 else []
+        token_ids = torch.tensor(plan.token_ids + filler, device=self._device)
+        positions = torch.tensor(plan.positions + filler, device=self._device)
+        self._attention.begin(plan, positions)
+        keep = torch.tensor([*wanted, *wanted, 0, 0][: max(2, len(wanted))], dtype=torch.long, device=self._device)
+        return self._logits_at(token_ids, positions, keep)[: len(wanted)].float()
+
+    def close(self, slot: int) -> None:
+        with torch.inference_mode():  # as its tensors were made
+            self._cache.clear(slot)

@@ -5,10 +5,13 @@ from dataclasses import replace
 
 import pytest
 from business_svc.domain.inference import (
+    Choice,
     EmbedRequest,
     GenerateRequest,
     JsonSchema,
     Message,
+    OutputFormat,
+    Regex,
     Sampling,
     ScoreInput,
     ScoreRequest,
@@ -55,10 +58,26 @@ async def test_a_bad_generation_is_refused_by_field(
     assert world.open_slots == 0
 
 
-async def test_a_format_that_is_not_honoured_is_refused_not_ignored(world: World) -> None:
+BAD_FORMATS = [
+    (JsonSchema('{"type": "array", "uniqueItems": true}'), "work.format.json_schema", "uniqueItems"),
+    (JsonSchema("[]"), "work.format.json_schema", "object"),
+    (Regex("ab(c"), "work.format.regex", "unclosed group, at character 2"),
+    (Regex("a" * 5000), "work.format.regex", "4096 bytes"),
+    (Choice(("yes", "no", "yes")), "work.format.choice.texts[2]", "the same as the one at 0"),
+]
+
+
+@pytest.mark.parametrize(("output_format", "field", "why"), BAD_FORMATS)
+async def test_a_bad_format_is_refused_with_its_place_before_it_is_queued(
+    world: World, output_format: OutputFormat, field: str, why: str
+) -> None:
     with pytest.raises(SeamError) as refusal:
-        await answer(world.pool, replace(CHAT, format=JsonSchema("{")))
-    assert refusal.value.reason in (Reason.FEATURE_NOT_AVAILABLE, Reason.INVALID_FIELD)
+        await answer(world.pool, replace(CHAT, format=output_format))
+    assert refusal.value.reason is Reason.INVALID_FIELD
+    ((found, description),) = [(each.field, each.description) for each in refusal.value.violations]
+    assert found.endswith(field.removeprefix("work."))
+    assert why in description
+    assert world.open_slots == 0
 
 
 @pytest.mark.parametrize(

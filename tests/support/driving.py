@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from inference_svc.engine.runner import GenerationRunner, Row, SampledToken
-from inference_svc.requests import Context, Generation, OutputDetail, Sampling
+from inference_svc.requests import Context, Generation, Grammar, OutputDetail, Sampling
 
 
 def generation(
@@ -18,6 +18,7 @@ def generation(
     end_token_ids: Sequence[int] = (),
     min_output_tokens: int = 0,
     detail: OutputDetail | None = None,
+    grammar: Grammar | None = None,
 ) -> Generation:
     return Generation(
         model="chat",
@@ -32,6 +33,7 @@ def generation(
         max_output_tokens=max_output_tokens,
         format=None,
         detail=detail or OutputDetail(),
+        grammar=grammar,
     )
 
 
@@ -45,6 +47,7 @@ def resumed(asked: Generation, output_ids: Sequence[int]) -> Generation:
         end_token_ids=tuple(asked.end_token_ids),
         min_output_tokens=asked.min_output_tokens,
         detail=asked.detail,
+        grammar=asked.grammar,
     )
 
 
@@ -63,7 +66,8 @@ class Running:
 
     @property
     def is_done(self) -> bool:
-        return len(self.output_ids) >= self.asked.max_output_tokens
+        completed = bool(self.told) and (self.told[-1].completes or bool(self.told[-1].fault))
+        return completed or len(self.output_ids) >= self.asked.max_output_tokens
 
 
 @dataclass(slots=True, eq=False)

@@ -8,13 +8,17 @@ test may ask for one from any distance: see POISON, REFUSED, NAN, LOST.
 import hashlib
 import threading
 from collections.abc import Sequence
+from functools import cached_property
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 from inference_svc.engine.runner import DeviceLost, OutOfDeviceMemory, Row, SampledToken
 from inference_svc.errors import InvalidField
 from inference_svc.model import LoadedModel
-from inference_svc.requests import EncodedInput, Generation, Message, ModelInfo, ModelLimits, Task
+from inference_svc.models.grammar import Form, Grammar, Grammars
+from inference_svc.models.token_bytes import TokenBytes
+from inference_svc.requests import EncodedInput, Generation, Message, ModelInfo, ModelLimits, OutputFormat, Task
 
 POISON = 1  # a step, or encoder pass, with this id in it raises
 REFUSED = 2  # open() raises for a prompt with this id
@@ -108,9 +112,23 @@ class EchoTokenizer:
         return {END: "<end>", SEPARATOR: "<separator>"}.get(token_id) or self.decode([token_id])
 
 
+class EchoGrammars:
+    """Real grammars over the echo's bytes, made when the first is asked for."""
+
+    def compiled(self, output_format: OutputFormat) -> Grammar:
+        return self._grammars.compiled(output_format)
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        return Grammars(TokenBytes([*(bytes([byte]) for byte in range(256)), None, None]))
+
+
 class _Slot:
     def __init__(self, generation: Generation) -> None:
         self.generation = generation
+        self.form = None if generation.grammar is None else Form(cast(Grammar, generation.grammar))
+        if self.form is not None:
+            self.form.take(generation.resumed_ids)
         self.known = [*generation.prompt_ids, *generation.resumed_ids]  # and what was sampled since
         self.cached = 0  # of `known`, what the cache holds
 
@@ -204,7 +222,9 @@ class EchoRunner:
         if not row.samples:
             return None
         begin = len(state.generation.prompt_ids)
-        token = self._next(state.known, begin, state.generation)
+        token = self._next(state.known, begin, state.generation, state.form)
+        if state.form is not None:
+            state.form.take([token])
         logprob = -1.0 - (token % 7) / 8
         wanted = state.generation.detail
         first = row.output_index == len(state.generation.resumed_ids)
@@ -212,12 +232,15 @@ class EchoRunner:
         state.known.append(token)
         top = tuple(((token + k) % 256, logprob - k) for k in range(wanted.top_logprob_count))
         prompt = tuple((-2.0, ()) for _ in range(begin - 1)) if wanted.prompt_logprobs and first else ()
-        return SampledToken(token, finite, logprob if wanted.logprobs else 0.0, top, prompt)
+        completes = state.form is not None and state.form.is_over
+        return SampledToken(token, finite, logprob if wanted.logprobs else 0.0, top, prompt, completes)
 
-    def _next(self, ids: Sequence[int], begin: int, generation: Generation) -> int:
+    def _next(self, ids: Sequence[int], begin: int, generation: Generation, form: Form | None = None) -> int:
         settings = f"{len(ids) - begin}:{generation.sampling.seed}:{generation.sampling.temperature}:"
         digest = hashlib.blake2b(settings.encode() + np.asarray(ids, np.int32).tobytes(), digest_size=8).digest()
         draw = int.from_bytes(digest, "little")
+        if form is not None:
+            return _allowed(form, generation, draw)
         started = self._unfinished(ids[begin:])
         if not started and self._end_one_in and draw % self._end_one_in == 0 and generation.end_token_ids:
             return min(generation.end_token_ids)
@@ -254,6 +277,16 @@ class EchoRunner:
         if not kept:
             self.misuse.append(what)
             raise AssertionError(what)
+
+
+def _allowed(form: Form, generation: Generation, draw: int) -> int:
+    """A byte that the format allows, or an end where it is complete, chosen by `draw`."""
+    mask = np.frombuffer(form.matcher.compute_bitmask(), np.uint8)
+    allowed = np.flatnonzero(np.unpackbits(mask, bitorder="little", count=END)).tolist()
+    if form.is_complete:
+        allowed += sorted(generation.end_token_ids)
+    chosen: int = allowed[draw % len(allowed)]
+    return chosen
 
 
 class EchoEncoder:
@@ -319,6 +352,6 @@ def echo_model(
         vocabulary_size=EchoTokenizer.vocabulary_size,
         dimension_count=runner.width if isinstance(runner, EchoEncoder) and task is Task.EMBED else 0,
         labels=tuple(labels) if task is Task.SCORE else (),
-        unavailable_features=("work.format",) if task is Task.GENERATE else (),
     )
-    return LoadedModel(info=info, tokenizer=EchoTokenizer(), runner=runner, step_token_budget=step_token_budget)
+    grammars = EchoGrammars() if task is Task.GENERATE else None
+    return LoadedModel(info, EchoTokenizer(), runner, step_token_budget, grammars)

@@ -75,7 +75,9 @@ class Admission:
         self._threads.close()
 
     def is_quick(self, request: Request) -> bool:
-        """Whether `admit_now` may be called on the event loop."""
+        """Whether `admit_now` may be called on the event loop. A format has to be compiled: never quick."""
+        if isinstance(request.work, GenerateWork) and request.work.format is not None:
+            return False
         return _units_of(request.work) <= self._limits.inline_units
 
     def admit_now(self, request: Request) -> Generation | Encoding:

@@ -33,6 +33,11 @@ MAX_STOP_STRING_BYTES = 256
 MAX_TOP_LOGPROBS = 20
 MAX_TENANT_BYTES = 256
 MAX_STOP_TOKEN_IDS = 1024
+MAX_SCHEMA_BYTES = 1 << 16
+MAX_REGEX_BYTES = 1 << 12
+MAX_CHOICES = 1024
+MAX_CHOICE_BYTES = 1 << 12
+MAX_CHOICES_BYTES = 1 << 16
 
 
 def check_context(context: Context) -> None:
@@ -83,20 +88,40 @@ def check_detail(detail: OutputDetail) -> None:
         raise InvalidField.of_field("work.detail.top_logprob_count", "needs logprobs or prompt_logprobs")
 
 
-def check_format(output_format: OutputFormat | None) -> None:
+def check_format(output_format: OutputFormat | None, stop: StopConditions) -> None:
+    if output_format is not None and stop.ignore_end_token:
+        raise InvalidField.of_field("work.stop.ignore_end_token", "cannot be with a format, whose end ends the answer")
     match output_format:
-        case JsonSchema(schema) if not schema:
-            raise InvalidField.of_field("work.format.json_schema", "must not be empty")
-        case Regex(pattern) if not pattern:
-            raise InvalidField.of_field("work.format.regex", "must not be empty")
-        case Choice(texts) if not texts:
-            raise InvalidField.of_field("work.format.choice.texts", "must have at least one text")
+        case JsonSchema(schema):
+            _check_size("work.format.json_schema", schema, MAX_SCHEMA_BYTES)
+        case Regex(pattern):
+            _check_size("work.format.regex", pattern, MAX_REGEX_BYTES)
         case Choice(texts):
-            for index, text in enumerate(texts):
-                if not text:
-                    raise InvalidField.of_field(f"work.format.choice.texts[{index}]", "must not be empty")
-        case _:
+            _check_choice(texts)
+        case None:
             pass
+
+
+def _check_choice(texts: Sequence[str]) -> None:
+    field = "work.format.choice.texts"
+    if not texts:
+        raise InvalidField.of_field(field, "must have at least one text")
+    if len(texts) > MAX_CHOICES:
+        raise InvalidField.of_field(field, f"must be at most {MAX_CHOICES}")
+    seen: dict[str, int] = {}
+    for index, text in enumerate(texts):
+        _check_size(f"{field}[{index}]", text, MAX_CHOICE_BYTES)
+        if seen.setdefault(text, index) != index:
+            raise InvalidField.of_field(f"{field}[{index}]", f"is the same as the one at {seen[text]}")
+    if sum(map(utf8_length, texts)) > MAX_CHOICES_BYTES:
+        raise InvalidField.of_field(field, f"must be at most {MAX_CHOICES_BYTES} bytes of UTF-8 together")
+
+
+def _check_size(field: str, text: str, max_bytes: int) -> None:
+    if not text:
+        raise InvalidField.of_field(field, "must not be empty")
+    if utf8_length(text, max_bytes) > max_bytes:
+        raise InvalidField.of_field(field, f"must be at most {max_bytes} bytes of UTF-8")
 
 
 def check_text(field: str, text: str, max_bytes: int) -> int:

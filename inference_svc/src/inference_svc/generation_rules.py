@@ -18,6 +18,8 @@ from inference_svc.requests import (
     ChatPrompt,
     GenerateWork,
     Generation,
+    Grammar,
+    OutputFormat,
     Prompt,
     Request,
     Sampling,
@@ -33,12 +35,14 @@ def prepare_generation(model: LoadedModel, request: Request) -> Generation:
     vocabulary_size = model.info.vocabulary_size
     check_sampling(work.sampling, vocabulary_size)
     check_stop(work.stop, vocabulary_size)
-    check_format(work.format)
+    check_format(work.format, work.stop)
     check_detail(work.detail)
     _check_resume(work, vocabulary_size)
     ids = prompt_ids(model, work.prompt)
     max_output_tokens = _room_to_answer(model, len(ids), work)
+    grammar = _compiled(model, work.format)
     model_end = frozenset[int]() if work.stop.ignore_end_token else model.tokenizer.end_token_ids
+    ends = model_end | frozenset(work.stop.stop_token_ids)
     return Generation(
         model=model.info.name,
         context=request.context,
@@ -46,12 +50,14 @@ def prepare_generation(model: LoadedModel, request: Request) -> Generation:
         prompt_ids=tuple(ids),
         resumed_ids=work.resumed_ids or (),
         sampling=_with_seed(work.sampling),
-        end_token_ids=model_end | frozenset(work.stop.stop_token_ids),
+        end_token_ids=ends,
         stop_strings=work.stop.stop_strings,
         min_output_tokens=work.stop.min_output_tokens,
         max_output_tokens=max_output_tokens,
         format=work.format,
         detail=work.detail,
+        grammar=grammar,
+        resumed_is_whole=_check_resumed_format(grammar, work, ends),
     )
 
 
@@ -108,6 +114,29 @@ def _check_resume(work: GenerateWork, vocabulary_size: int) -> None:
     check_token_ids("work.resume.output_token_ids", work.resumed_ids, vocabulary_size)
     if work.sampling.temperature > 0 and work.sampling.seed is None:
         raise InvalidField.of_field("work.sampling.seed", "must be set to resume a sampled generation")
+
+
+def _compiled(model: LoadedModel, output_format: OutputFormat | None) -> Grammar | None:
+    if output_format is None:
+        return None
+    if model.grammars is None:
+        raise FeatureNotAvailable.of_field("work.format", "is not available with this model")
+    return model.grammars.compiled(output_format)
+
+
+def _check_resumed_format(grammar: Grammar | None, work: GenerateWork, ends: frozenset[int]) -> bool:
+    """Whether the resumed ids are all that the format allows. Refuses ids that it does not allow."""
+    if grammar is None or not work.resumed_ids:
+        return False
+    field, ids = "work.resume.output_token_ids", work.resumed_ids
+    over = (at for at, token_id in enumerate(ids) if token_id in ends and at >= work.stop.min_output_tokens)
+    end = next(over, None)
+    read = grammar.read(ids[:end])
+    if read.fitting < len(ids[:end]):
+        raise InvalidField.of_field(f"{field}[{read.fitting}]", f"{ids[read.fitting]} is not allowed by the format")
+    if end is not None and not read.is_complete:
+        raise InvalidField.of_field(f"{field}[{end}]", f"{ids[end]} ends the answer before its format does")
+    return end is None and read.is_over
 
 
 def _with_seed(sampling: Sampling) -> Sampling:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from inference_svc.engine.runner import EncoderRunner, GenerationRunner
-from inference_svc.requests import Message, ModelInfo, Task
+from inference_svc.requests import Grammars, Message, ModelInfo, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,10 @@ class Tokenizer(Protocol):
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
     """Ready to be served. A generation model has a GenerationRunner, the others an EncoderRunner; one that sleeps has
-    none."""
+    none. `grammars` is None where the model takes no format."""
 
     info: ModelInfo
     tokenizer: Tokenizer
     runner: GenerationRunner | EncoderRunner | None
     step_token_budget: int
+    grammars: Grammars | None = None

@@ -8,6 +8,7 @@ Times are seconds of the engine's monotonic clock.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -177,6 +178,30 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class FormatReading:
+    """Of ids read from the start of an answer, how many fit its format; whether the format is complete after those,
+    and over: complete with nothing that could follow."""
+
+    fitting: int
+    is_complete: bool
+    is_over: bool
+
+
+class Grammar(Protocol):
+    """A format compiled for one model. What more is in it is known to the model's rooms alone."""
+
+    def read(self, token_ids: Sequence[int]) -> FormatReading: ...
+
+
+class Grammars(Protocol):
+    """Compiles formats for one model. Every method may be called from any thread, and may take long."""
+
+    def compiled(self, output_format: OutputFormat) -> Grammar:
+        """Raises InvalidField with the field, what is wrong, and where."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """A generation that passed admission.
 
@@ -184,6 +209,7 @@ class Generation:
     of the prompt and counted as output positions, and neither they nor their text is sent again.
     `end_token_ids` end the answer with reason STOP (the model's own unless ignored, and the request's).
     `max_output_tokens` counts resumed ids too, as in the undisturbed run, and fits the context with the prompt.
+    `grammar` is the format compiled; `resumed_is_whole` tells that the resumed ids are all that it allows.
     """
 
     model: str
@@ -198,6 +224,8 @@ class Generation:
     max_output_tokens: int
     format: OutputFormat | None
     detail: OutputDetail
+    grammar: Grammar | None = None
+    resumed_is_whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

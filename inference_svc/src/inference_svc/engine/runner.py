@@ -33,13 +33,17 @@ class Row:
 class SampledToken:
     """What a sampling row gave. `logprob`, `top` are filled where the generation asked for logprobs: natural
     logarithms of the model's own distribution, before penalties, bias, temperature and truncation.
-    `prompt_logprobs[i]` tells of prompt token i + 1; only with a first token and where asked for."""
+    `prompt_logprobs[i]` tells of prompt token i + 1; only with a first token and where asked for.
+    With a format: `completes` says that nothing can follow this token; `fault` is why the sequence must fail, no token
+    being allowed."""
 
     token_id: int
     finite: bool = True  # False: the logits held NaN, the sequence must fail
     logprob: float = 0.0
     top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), best first
     prompt_logprobs: tuple[tuple[float, tuple[tuple[int, float], ...]], ...] = ()
+    completes: bool = False
+    fault: str = ""
 
 
 class GenerationRunner(Protocol):

@@ -11,7 +11,14 @@ from inference_svc.engine.sequence import Phase, Sequence
 from inference_svc.engine.text_assembler import SilentTokens
 from inference_svc.engine.waiting_count import WaitingCount
 from inference_svc.engine.waiting_line import OVERDUE, Entry, WaitingLine
-from inference_svc.errors import DeadlineExpired, DeadlineInfeasible, InternalFault, NumericalFault, SeamError
+from inference_svc.errors import (
+    DeadlineExpired,
+    DeadlineInfeasible,
+    InternalFault,
+    InvalidField,
+    NumericalFault,
+    SeamError,
+)
 from inference_svc.requests import Event, Failed, Finished, Generation
 
 _GROWTH = 8  # tokens of cache left free for each running sequence when another is let in
@@ -210,6 +217,9 @@ class GenerationScheduler:
         if not sampled.finite:
             self._end(sequence)
             return [Failed(NumericalFault("the model's output was not a finite number"))]
+        if sampled.fault:
+            self._end(sequence)
+            return [Failed(InvalidField.of_field("work.format", sampled.fault))]
         try:
             tokens, finished = sequence.take(sampled, now)
         except Exception as error:

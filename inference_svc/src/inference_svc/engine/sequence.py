@@ -88,8 +88,9 @@ class Sequence:
 
     def replay_resumed(self, now: float) -> Finished | None:
         """Bring text and stop strings to where the reader is. Returns the end if the ids given are a whole answer."""
+        last = len(self.generation.resumed_ids) - 1 if self.generation.resumed_is_whole else None
         for index, token_id in enumerate(self.generation.resumed_ids):
-            reason, _ = self._read(token_id, index)
+            reason, _ = self._read(token_id, index, completes=index == last)
             if reason is not None:
                 return self._finished(reason, now)
         return None
@@ -101,21 +102,24 @@ class Sequence:
         if self.credits is not None:
             self.credits -= 1
         self.ids.append(sampled.token_id)
-        reason, text = self._read(sampled.token_id, self.output_count - 1)
+        reason, text = self._read(sampled.token_id, self.output_count - 1, completes=sampled.completes)
         if self._tells_logprobs:
             tokens = Tokens((sampled.token_id,), text, self._logprobs(sampled), self._prompt_logprobs(sampled))
         else:
             tokens = Tokens((sampled.token_id,), text)
         return tokens, None if reason is None else self._finished(reason, now)
 
-    def _read(self, token_id: int, index: int) -> tuple[FinishReason | None, str]:
-        """Output token number `index`: whether the answer ends with it, and the text that it makes certain."""
+    def _read(self, token_id: int, index: int, *, completes: bool) -> tuple[FinishReason | None, str]:
+        """Output token number `index`: whether the answer ends with it, and the text that it makes certain. An answer
+        that completes its format ends however short it is: it could not go on."""
         guarded = index < self.generation.min_output_tokens
         if token_id in self.generation.end_token_ids and not guarded:
             return self._ending(FinishReason.STOP, "", guarded)
         text = self._text.take(token_id, guarded=guarded)
         if self._text.stop_string is not None:
             return FinishReason.STOP_STRING, text
+        if completes:
+            return self._ending(FinishReason.STOP, text, guarded)
         if index + 1 >= self.generation.max_output_tokens:
             return self._ending(FinishReason.LENGTH, text, guarded)
         return None, text

@@ -96,7 +96,11 @@ def survivors(scaled: torch.Tensor, settings: DrawSettings, count: int) -> Survi
     in_p = (before < settings.top_p[:, None] * total) | (settings.top_p >= 1)[:, None]
     in_p[:, 0] = True
     edge = values.masked_fill(~(in_p & (values >= least)), torch.inf).amin(1, keepdim=True)
-    settled = values[:, -1:] < edge if count < scaled.shape[1] else torch.ones_like(edge, dtype=torch.bool)
+    settled = (
+        (values[:, -1:] < edge) | (values[:, -1:] == -torch.inf)
+        if count < scaled.shape[1]
+        else torch.ones_like(edge, dtype=torch.bool)
+    )
     return Survivors(token_ids, weights, values >= edge, settled[:, 0], least, total)
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from inference_svc.models.placement import (
 )
 from inference_svc.models.readout import logits_readout, vector_readout
 from inference_svc.models.sentence_transformers_files import read_sentence_files
+from inference_svc.models.token_bytes import UnreadableTokens
 from inference_svc.models.tokenizer import FastTokenizer
 from inference_svc.progress import LoadStage, Reached
-from inference_svc.requests import ModelInfo, ModelLimits, ScoreActivation, Task
+from inference_svc.requests import Grammars, ModelInfo, ModelLimits, ScoreActivation, Task
 
 _MAX_TEXTS = 256
 _MAX_TEXT_BYTES = 1 << 20
@@ -57,7 +59,7 @@ def load_model(
         tell(f"reading {folder}")
         page_in(folder, partial(reached, LoadStage.READING))
         reached(LoadStage.PREPARING)
-        loaded = _load_generation(spec, folder) if spec.task is Task.GENERATE else _load_encoder(spec, folder)
+        loaded = _load_generation(spec, folder, tell) if spec.task is Task.GENERATE else _load_encoder(spec, folder)
     except ModelLoadError as failed:
         raise ModelLoadError(f"model {spec.name} ({spec.source}) cannot be served: {failed}") from failed
     info = loaded.info
@@ -67,7 +69,7 @@ def load_model(
     return loaded
 
 
-def _load_generation(spec: ModelSpec, folder: Path) -> LoadedModel:
+def _load_generation(spec: ModelSpec, folder: Path, tell: Callable[[str], None]) -> LoadedModel:
     config = read_config(folder)
     placement = placement_of(spec, config)
     wrapper = read_tokenizer(folder)
@@ -84,7 +86,20 @@ def _load_generation(spec: ModelSpec, folder: Path) -> LoadedModel:
         )
     limits = ModelLimits(shape.max_context_tokens, shape.max_context_tokens, 1, _MAX_TEXT_BYTES)
     info = _info(spec, config, model, placement, limits)
-    return LoadedModel(info, tokenizer, runner, generation_step_tokens(spec, placement))
+    grammars = _grammars(tokenizer, info.vocabulary_size, tell)
+    if grammars is None:
+        info = replace(info, unavailable_features=("work.format",))
+    return LoadedModel(info, tokenizer, runner, generation_step_tokens(spec, placement), grammars)
+
+
+def _grammars(tokenizer: FastTokenizer, vocabulary_size: int, tell: Callable[[str], None]) -> Grammars | None:
+    try:
+        from inference_svc.models.grammar import Grammars as Compiler
+
+        return Compiler(tokenizer.token_bytes(vocabulary_size))
+    except (ImportError, UnreadableTokens, ValueError) as why:
+        tell(f"no formats: {why}")
+        return None
 
 
 def _load_encoder(spec: ModelSpec, folder: Path) -> LoadedModel:
@@ -137,7 +152,6 @@ def _info(
         dtype=placement.dtype_name,
         vocabulary_size=int(config.get_text_config().vocab_size),
         notice=default_notice(embedded),
-        unavailable_features=("work.format",) if spec.task is Task.GENERATE else (),
         **of_task,
     )
 

@@ -1,8 +1,8 @@
 """The next token of each row: a pure function of its logits, its request's settings, its seed and its output position.
 
-In this order: logit bias, end tokens held back until the smallest length, penalties, then temperature, min-p, top-k and
-top-p as `drawing` has them. At temperature 0 the likeliest token is taken. Logprobs are of the model's own
-distribution, before any of that.
+In this order: what the answer's format forbids is taken out, logit bias, end tokens held back until the smallest
+length, penalties, then temperature, min-p, top-k and top-p as `drawing` has them. At temperature 0 the likeliest token
+is taken. Logprobs are of the model's own distribution, before any of that.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import torch
 
 from inference_svc.engine.runner import Row, SampledToken
 from inference_svc.models.drawing import DrawSettings, draw
+from inference_svc.models.format_masks import FormatMasks
 from inference_svc.models.likeliest import likeliest
 from inference_svc.models.logprobs import describe
 from inference_svc.models.noise import draw_keys
@@ -35,6 +36,7 @@ class Sampler:
     def __init__(self, slot_count: int, device: torch.device) -> None:
         self._device = device
         self._penalties = Penalties(device)
+        self._formats = FormatMasks(slot_count, device)
         self._named: dict[int, SlotTokens] = {}
         self._temperature = np.zeros(slot_count, dtype=np.float32)
         self._top_k = np.zeros(slot_count, dtype=np.int64)
@@ -62,9 +64,11 @@ class Sampler:
         self._named[slot] = self._slot_tokens(generation)
         if self._is_penalised[slot]:
             self._penalties.open(slot, generation)
+        self._formats.open(slot, generation)
 
     def close(self, slot: int) -> None:
         self._penalties.close(slot)
+        self._formats.close(slot)
         self._named.pop(slot, None)
 
     def note_fed(self, rows: Sequence[Row]) -> None:
@@ -80,6 +84,7 @@ class Sampler:
         drawn = self._temperature[slots] > 0
         held_back = positions < self._min_outputs[slots]
         changed = drawn | held_back | self._is_biased[slots] | self._is_penalised[slots]
+        changed |= self._formats.concern(slots)
         if changed.any():
             which = np.flatnonzero(changed)
             index = self._tensor(which)
@@ -88,11 +93,12 @@ class Sampler:
                 copied.nan_to_num_(nan=0.0, neginf=-torch.inf)
             chosen = self._choose(copied, slots[which], positions[which])
             token_ids = token_ids.clone().index_copy_(0, index, chosen)
-        return describe(logits, token_ids, finite, self._top_logprobs[slots])
+        return self._formats.note_drawn(rows, describe(logits, token_ids, finite, self._top_logprobs[slots]))
 
     def _choose(self, logits: torch.Tensor, slots: np.ndarray, positions: np.ndarray) -> torch.Tensor:
+        may_go_on = self._formats.apply(logits, slots, positions)
         self._add_bias(logits, slots)
-        self._hold_ends_back(logits, slots, positions)
+        self._hold_ends_back(logits, slots, may_go_on & (positions < self._min_outputs[slots]))
         penalised = np.flatnonzero(self._is_penalised[slots])
         if len(penalised):
             self._penalties.apply(logits, penalised.tolist(), slots[penalised].tolist())
@@ -116,8 +122,8 @@ class Sampler:
             where = (index, torch.cat([each.biased for each in named]))
             logits.index_put_(where, torch.cat([each.bias for each in named]), accumulate=True)
 
-    def _hold_ends_back(self, logits: torch.Tensor, slots: np.ndarray, positions: np.ndarray) -> None:
-        early = np.flatnonzero(positions < self._min_outputs[slots])
+    def _hold_ends_back(self, logits: torch.Tensor, slots: np.ndarray, is_early: np.ndarray) -> None:
+        early = np.flatnonzero(is_early)
         if len(early):
             named = [self._named[slot] for slot in slots[early]]
             index = self._row_index(early, [len(each.ends) for each in named])

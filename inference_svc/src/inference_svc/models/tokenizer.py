@@ -12,6 +12,7 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 
 from inference_svc.errors import InvalidField
+from inference_svc.models.token_bytes import TokenBytes, token_bytes
 from inference_svc.requests import Message
 
 
@@ -103,6 +104,10 @@ class FastTokenizer:
         if self._anchor and whole.startswith(before):
             return str(whole[len(before) :])
         return str(self._fast.decode([token_id], skip_special_tokens=False))
+
+    def token_bytes(self, vocabulary_size: int) -> TokenBytes:
+        """Raises UnreadableTokens."""
+        return token_bytes(self._fast, vocabulary_size)
 
     def _anchor_ids(self) -> list[int]:
         return list(self._fast.encode("a", add_special_tokens=False).ids)

@@ -6,6 +6,7 @@ from inference_svc.models.attention_kernel import Scoring, weigh
 from inference_svc.models.attention_masks import AttentionMasks
 from inference_svc.models.kv_cache import KEY_BLOCK, SlotCache
 from inference_svc.models.step_plan import QUERY_BLOCK, DecodeGroup, PromptBlock, StepPlan
+from inference_svc.models.token_attention import TokenAttention
 
 
 class PackedAttention:
@@ -15,11 +16,17 @@ class PackedAttention:
         self._cache = cache
         self._device = device
         self._masks = AttentionMasks(cache.capacity, dtype, device)
+        self._tokens = TokenAttention.where_possible(dtype, device)
         self._plan = StepPlan()
         self._decode_places = torch.empty(0, dtype=torch.long, device=device)
         self._decode_positions = self._decode_places
         self.windows_seen: dict[int, int | None] = {}
         """By layer that has called: the sliding window that it asked for."""
+
+    @property
+    def reads_side_by_side(self) -> bool:
+        """Whether a plan must bring those that decode together in groups of equal length."""
+        return self._tokens is None
 
     def begin(self, plan: StepPlan, positions: torch.Tensor) -> None:
         """`positions` are those of the plan's packed tokens, on the device."""
@@ -27,6 +34,8 @@ class PackedAttention:
         self._decode_places = torch.tensor(plan.decode_places, dtype=torch.long, device=self._device)
         self._decode_positions = positions[: len(plan.decode_places)]
         self._masks.begin(positions)
+        if self._tokens is not None:
+            self._tokens.begin(plan)
 
     def attend(
         self,
@@ -47,9 +56,12 @@ class PackedAttention:
         # (key heads, queries that share a key head, tokens, dimension)
         grouped = query[0].reshape(keys.shape[1], heads // keys.shape[1], token_count, dimension)
         output = query.new_zeros(token_count, heads, values.shape[-1])
-        for group in self._plan.groups:
-            mask = self._masks.of_group(group, window)
-            output[group.first : group.last] = _attend_group(grouped, keys, values, group, mask, scoring)
+        if self._tokens is not None:
+            self._tokens.attend(query[0], keys, values, window, scoring, output)
+        else:
+            for group in self._plan.groups:
+                mask = self._masks.of_group(group, window)
+                output[group.first : group.last] = _attend_group(grouped, keys, values, group, mask, scoring)
         for block in self._plan.blocks:
             first_key = _first_key(block, window)
             mask = self._masks.of_block(block, first_key, window)

@@ -41,7 +41,7 @@ class SlotSteps:
         bind(self._attention, self._model)
 
     def lay(self, rows: Sequence[Row], prompt_lengths: Mapping[int, int]) -> list[int]:
-        self._plan = plan_step(rows, prompt_lengths, self._cache)
+        self._plan = plan_step(rows, prompt_lengths, self._cache, side_by_side=self._attention.reads_side_by_side)
         return self._plan.row_ends
 
     def forward(self, wanted: Sequence[int]) -> torch.Tensor:

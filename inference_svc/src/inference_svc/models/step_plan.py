@@ -28,8 +28,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class DecodeGroup:
-    """Packed tokens `first` up to `last`, each attending alone to `key_length` keys: token i to place
-    `place + i - first`, or, when `shared`, all to `place`."""
+    """Packed tokens `first` up to `last`, each attending alone to at most `key_length` keys: when `shared`, all to
+    `place`, else each to its own of the plan's `decode_places`, which is `place + i - first` for token i if the plan
+    laid them side by side."""
 
     first: int
     last: int
@@ -61,16 +62,23 @@ class StepPlan:
     row_ends: list[int] = field(default_factory=list)  # packed index behind each row's last token, by row
 
 
-def plan_step(rows: Sequence[Row], prompt_lengths: Mapping[int, int], cache: SlotCache) -> StepPlan:
-    """Lay the rows out and bring the sequences that decode together. `prompt_lengths` is by slot."""
+def plan_step(
+    rows: Sequence[Row], prompt_lengths: Mapping[int, int], cache: SlotCache, *, side_by_side: bool = True
+) -> StepPlan:
+    """Lay the rows out. `prompt_lengths` is by slot.
+
+    With `side_by_side`, the sequences of a decode group are brought together in the cache; without, each stays where it
+    is and all that decode are one group.
+    """
     plan = StepPlan(row_ends=[0] * len(rows))
     alone: dict[int, list[int]] = defaultdict(list)  # key length -> rows
     for index, row in enumerate(rows):
         cache.note_written(row.slot, row.start + len(row.token_ids))
         if len(row.token_ids) == 1 and row.start >= prompt_lengths[row.slot]:
-            alone[padded_length(row.start + 1)].append(index)
+            alone[padded_length(row.start + 1) if side_by_side else cache.capacity].append(index)
     lengths = sorted(alone)
-    cache.arrange([[rows[index].slot for index in alone[length]] for length in lengths])
+    if side_by_side:
+        cache.arrange([[rows[index].slot for index in alone[length]] for length in lengths])
     for length in lengths:
         _add_decode_rows(plan, rows, alone[length], length, cache)
     together = {index for members in alone.values() for index in members}

@@ -1,0 +1,86 @@
+"""Attention of a step's single tokens by a compiled kernel, over all of torch's threads. CPU and float32 only."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from inference_svc.models.attention_kernel import Scoring
+from inference_svc.models.step_plan import StepPlan
+
+_WORTH_A_THREAD = 300_000
+"""Numbers of keys that a thread should have to read: below, handing over takes longer than it saves."""
+
+
+class TokenAttention:
+    """Attends the tokens of a plan's decode groups; where their places lie makes no difference."""
+
+    def __init__(self, kernel: Callable[..., None], thread_count: int) -> None:
+        self._kernel = kernel
+        self._thread_count = thread_count
+        self._helpers = ThreadPoolExecutor(max(1, thread_count - 1), "attention")
+        self._tokens = self._places = self._positions = np.empty(0, dtype=np.int64)
+
+    @classmethod
+    def where_possible(cls, dtype: torch.dtype, device: torch.device) -> "TokenAttention | None":
+        """None for other devices and number types, and where numba is not installed."""
+        if device.type != "cpu" or dtype != torch.float32:
+            return None
+        try:
+            from inference_svc.models.token_kernel import compile_kernel
+        except ImportError:
+            return None
+        return cls(compile_kernel(), torch.get_num_threads())
+
+    def begin(self, plan: StepPlan) -> None:
+        """The plan of the forward that follows."""
+        tokens: list[int] = []
+        places = list(plan.decode_places)
+        for group in plan.groups:
+            tokens.extend(range(group.first, group.last))
+            if group.shared:
+                places.extend([group.place] * (group.last - group.first))
+        self._tokens = np.array(tokens, dtype=np.int64)
+        self._places = np.array(places, dtype=np.int64)
+        self._positions = np.array(plan.positions, dtype=np.int64)[self._tokens]
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        window: int | None,
+        scoring: Scoring,
+        output: torch.Tensor,
+    ) -> None:
+        """`query` `(heads, tokens, dimension)`, keys and values as the cache has them; fills the tokens' rows of
+        `output` `(tokens, heads, dimension)`."""
+        count = len(self._tokens)
+        if not count:
+            return
+        scale = query.shape[-1] ** -0.5 if scoring.scaling is None else scoring.scaling
+        sinks = np.empty(0, dtype=np.float32) if scoring.sinks is None else scoring.sinks.contiguous().numpy()
+        rows = query.transpose(0, 1).contiguous().numpy()
+        cached = (keys.numpy(), values.numpy())
+        settings = (window or 0, np.float32(scale), np.float32(scoring.softcap or 0.0), sinks, output.numpy())
+
+        def part(start: int, end: int) -> None:
+            of = slice(start, end)
+            self._kernel(rows, *cached, self._tokens[of], self._places[of], self._positions[of], *settings)
+
+        cuts = self._cuts(keys.shape[1] * keys.shape[3])
+        helped = [self._helpers.submit(part, *cut) for cut in cuts[1:]]
+        part(*cuts[0])
+        for future in helped:
+            future.result()
+
+    def _cuts(self, key_size: int) -> list[tuple[int, int]]:
+        """Ranges of tokens, one a thread, with about as many keys each."""
+        before = np.cumsum(self._positions + 1)
+        most = int(before[-1]) * key_size // _WORTH_A_THREAD
+        parts = max(1, min(self._thread_count, len(before), most))
+        ends = [int(np.searchsorted(before, before[-1] * part / parts)) for part in range(1, parts)]
+        edges = [0, *ends, len(before)]
+        return [(start, end) for start, end in pairwise(edges) if end > start]

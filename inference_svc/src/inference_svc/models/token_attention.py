@@ -1,5 +1,6 @@
 """Attention of a step's single tokens by a compiled kernel, over all of torch's threads. CPU and float32 only."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -17,10 +18,12 @@ _WORTH_A_THREAD = 300_000
 class TokenAttention:
     """Attends the tokens of a plan's decode groups; where their places lie makes no difference."""
 
-    def __init__(self, kernel: Callable[..., None], thread_count: int) -> None:
+    def __init__(self, kernel: Callable[..., None], thread_count: Callable[[], int] = torch.get_num_threads) -> None:
+        """`thread_count` is asked at every step: a model may have fewer threads while it loads than when it serves."""
         self._kernel = kernel
         self._thread_count = thread_count
-        self._helpers = ThreadPoolExecutor(max(1, thread_count - 1), "attention")
+        self._threads_now = 1
+        self._helpers = ThreadPoolExecutor(os.cpu_count(), "attention")  # which starts none before it is needed
         self._tokens = self._places = self._positions = np.empty(0, dtype=np.int64)
 
     @classmethod
@@ -32,10 +35,11 @@ class TokenAttention:
             from inference_svc.models.token_kernel import compile_kernel
         except ImportError:
             return None
-        return cls(compile_kernel(), torch.get_num_threads())
+        return cls(compile_kernel())
 
     def begin(self, plan: StepPlan) -> None:
         """The plan of the forward that follows."""
+        self._threads_now = self._thread_count()
         tokens: list[int] = []
         places = list(plan.decode_places)
         for group in plan.groups:
@@ -80,7 +84,7 @@ class TokenAttention:
         """Ranges of tokens, one a thread, with about as many keys each."""
         before = np.cumsum(self._positions + 1)
         most = int(before[-1]) * key_size // _WORTH_A_THREAD
-        parts = max(1, min(self._thread_count, len(before), most))
+        parts = max(1, min(self._threads_now, len(before), most))
         ends = [int(np.searchsorted(before, before[-1] * part / parts)) for part in range(1, parts)]
         edges = [0, *ends, len(before)]
         return [(start, end) for start, end in pairwise(edges) if end > start]

@@ -79,7 +79,9 @@ def test_it_is_the_formula(thread_count: int, window: int | None, scoring: Scori
     query = _random(_HEADS, len(positions), _DIMENSION)
     keys, values = _random(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION).chunk(2, 2)
     keys, values = (torch.cat([part, part + 0.1], 2).contiguous() for part in (keys, values))
-    found = _attend(TokenAttention(compile_kernel(), thread_count), plan, (keys, values), query, window, scoring)
+    found = _attend(
+        TokenAttention(compile_kernel(), lambda: thread_count), plan, (keys, values), query, window, scoring
+    )
     places = [*plan.decode_places, 0, 0, 0, 0]
     for index, (place, position) in enumerate(zip(places, positions, strict=True)):
         expected = _expected(query[:, index], keys, values, place, position, window, scoring)
@@ -90,11 +92,11 @@ def test_neither_company_nor_threads_change_a_bit() -> None:
     positions = [500, 3, 77, 410, 255, 256, 490, 499, 12, 350]
     query = _random(_HEADS, len(positions), _DIMENSION)
     caches = (_random(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION), _random(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION))
-    together = _attend(TokenAttention(compile_kernel(), 4), _plan(positions), caches, query)
+    together = _attend(TokenAttention(compile_kernel(), lambda: 4), _plan(positions), caches, query)
     for index, position in enumerate(positions):
         plan = _plan([position])
         plan.decode_places = [_PLACES - 1 - index]
-        alone = _attend(TokenAttention(compile_kernel(), 1), plan, caches, query[:, index : index + 1])
+        alone = _attend(TokenAttention(compile_kernel(), lambda: 1), plan, caches, query[:, index : index + 1])
         assert torch.equal(alone[0], together[index])
 
 
@@ -102,7 +104,7 @@ def test_what_lies_behind_a_token_is_not_read() -> None:
     query = _random(_HEADS, 1, _DIMENSION)
     keys = _random(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION)
     keys[:, :, 41:] = math.nan
-    found = _attend(TokenAttention(compile_kernel(), 1), _plan([40]), (keys, keys.clone()), query)
+    found = _attend(TokenAttention(compile_kernel(), lambda: 1), _plan([40]), (keys, keys.clone()), query)
     assert bool(found.isfinite().all())
 
 
@@ -112,7 +114,7 @@ def test_a_number_that_is_none_is_told_on(where: int) -> None:
     keys = _random(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION)
     values = keys.clone()
     keys[_PLACES - 1, 0, where, 5] = math.nan
-    found = _attend(TokenAttention(compile_kernel(), 1), _plan([40]), (keys, values), query)
+    found = _attend(TokenAttention(compile_kernel(), lambda: 1), _plan([40]), (keys, values), query)
     assert bool(found[0, :3].isnan().any())
     assert bool(found[0, 3:].isfinite().all())
 
@@ -125,7 +127,7 @@ def test_large_products_leave_the_likeliest_key(size: float) -> None:
     keys[:, :, :, 0] = -1.0
     keys[:, :, 9, 0] = 1.0
     values = _random(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION)
-    found = _attend(TokenAttention(compile_kernel(), 1), _plan([40]), (keys, values), query, None, Scoring(1.0))
+    found = _attend(TokenAttention(compile_kernel(), lambda: 1), _plan([40]), (keys, values), query, None, Scoring(1.0))
     expected = values[_PLACES - 1, :, 9].repeat_interleave(3, 0)
     assert torch.allclose(found[0], expected, atol=1e-6)
 

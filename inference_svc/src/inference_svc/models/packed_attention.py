@@ -71,7 +71,9 @@ class PackedAttention:
     def _write(self, cached: torch.Tensor, new: torch.Tensor) -> None:
         """`cached` `(places, heads, capacity, dimension)`, `new` `(heads, tokens, dimension)`."""
         count = len(self._decode_places)
-        if count:
+        if count and self._tokens is not None:
+            self._tokens.write(cached, new)
+        elif count:
             cached[self._decode_places, :, self._decode_positions] = new[:, :count].transpose(0, 1)
         for span in self._plan.writes:
             end = span.start + span.last - span.first

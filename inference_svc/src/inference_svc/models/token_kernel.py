@@ -6,11 +6,12 @@ equal lengths. Here a token's numbers depend on nothing but its own sequence.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numba import njit, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 _zero, _one, _two, _half = np.float32(0.0), np.float32(1.0), np.float32(2.0), np.float32(0.5)
 _LOOPS = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy", "nogil": True}
@@ -23,6 +24,19 @@ def _float_of_bits(typing_context: Any, bits: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(types.float32))
 
     return types.float32(types.int32), generate
+
+
+def _number(cached: Any) -> Any:
+    """What a number of the cache stands for: float32 for itself, int16 for the upper half of a float32 (bfloat16)."""
+    raise NotImplementedError
+
+
+@overload(_number, inline="always")
+def _compiled_number(cached):  # type: ignore[no-untyped-def]
+    # Without annotations: numba wants the very signature of what is given back.
+    if cached == types.int16:
+        return lambda cached: _float_of_bits(np.int32(cached) << np.int32(16))
+    return lambda cached: cached
 
 
 @njit(inline="always", **_LOOPS)  # type: ignore[untyped-decorator]
@@ -48,7 +62,7 @@ def _score(weights: Any, query: Any, keys: Any, first: Any, end: Any, scale: Any
         for head in range(query.shape[0]):
             total = _zero
             for index in range(query.shape[1]):
-                total += query[head, index] * keys[position, index]
+                total += query[head, index] * _number(keys[position, index])
             weights[head, position] = total * scale
 
 
@@ -89,7 +103,7 @@ def _mix(output: Any, weights: Any, values: Any, first: Any, end: Any) -> None:
         for head in range(output.shape[0]):
             weight = weights[head, position]
             for index in range(output.shape[1]):
-                output[head, index] += weight * values[position, index]
+                output[head, index] += weight * _number(values[position, index])
 
 
 def _attend_tokens(
@@ -123,10 +137,26 @@ def _attend_tokens(
             _mix(output[token, heads], weights, values[place, key_head], first, end)
 
 
-def compile_kernel() -> Callable[..., None]:
-    """`_attend_tokens` for this CPU; a second or two, once for a folder that can be written, else once a process."""
+def _write_tokens(cached: Any, new: Any, places: Any, positions: Any) -> None:
+    """`new` `(tokens, key heads, dimension)`: the first of them, one for each of `places`."""
+    for index in range(len(places)):
+        for head in range(new.shape[1]):
+            row = cached[places[index], head, positions[index]]
+            for each in range(new.shape[2]):
+                row[each] = new[index, head, each]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKernels:
+    """`_attend_tokens` and `_write_tokens`, compiled at their first call."""
+
+    attend: Callable[..., None]
+    write: Callable[..., None]
+
+
+def compile_kernels() -> TokenKernels:
+    """For this CPU; a second or two, once for a folder that can be written, else once a process."""
     try:
-        kernel: Callable[..., None] = njit(cache=True, **_LOOPS)(_attend_tokens)
-    except RuntimeError:  # no folder to keep it in
-        kernel = njit(**_LOOPS)(_attend_tokens)
-    return kernel
+        return TokenKernels(njit(cache=True, **_LOOPS)(_attend_tokens), njit(cache=True, **_LOOPS)(_write_tokens))
+    except RuntimeError:  # no folder to keep them in
+        return TokenKernels(njit(**_LOOPS)(_attend_tokens), njit(**_LOOPS)(_write_tokens))

@@ -7,7 +7,7 @@ import torch
 from inference_svc.models.attention_kernel import Scoring
 from inference_svc.models.step_plan import DecodeGroup, StepPlan
 from inference_svc.models.token_attention import TokenAttention
-from inference_svc.models.token_kernel import compile_kernel
+from inference_svc.models.token_kernel import compile_kernels
 
 _PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION = 24, 2, 512, 64
 _HEADS = 6
@@ -80,7 +80,7 @@ def test_it_is_the_formula(thread_count: int, window: int | None, scoring: Scori
     keys, values = _random(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION).chunk(2, 2)
     keys, values = (torch.cat([part, part + 0.1], 2).contiguous() for part in (keys, values))
     found = _attend(
-        TokenAttention(compile_kernel(), lambda: thread_count), plan, (keys, values), query, window, scoring
+        TokenAttention(compile_kernels(), lambda: thread_count), plan, (keys, values), query, window, scoring
     )
     places = [*plan.decode_places, 0, 0, 0, 0]
     for index, (place, position) in enumerate(zip(places, positions, strict=True)):
@@ -92,11 +92,11 @@ def test_neither_company_nor_threads_change_a_bit() -> None:
     positions = [500, 3, 77, 410, 255, 256, 490, 499, 12, 350]
     query = _random(_HEADS, len(positions), _DIMENSION)
     caches = (_random(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION), _random(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION))
-    together = _attend(TokenAttention(compile_kernel(), lambda: 4), _plan(positions), caches, query)
+    together = _attend(TokenAttention(compile_kernels(), lambda: 4), _plan(positions), caches, query)
     for index, position in enumerate(positions):
         plan = _plan([position])
         plan.decode_places = [_PLACES - 1 - index]
-        alone = _attend(TokenAttention(compile_kernel(), lambda: 1), plan, caches, query[:, index : index + 1])
+        alone = _attend(TokenAttention(compile_kernels(), lambda: 1), plan, caches, query[:, index : index + 1])
         assert torch.equal(alone[0], together[index])
 
 
@@ -104,7 +104,7 @@ def test_what_lies_behind_a_token_is_not_read() -> None:
     query = _random(_HEADS, 1, _DIMENSION)
     keys = _random(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION)
     keys[:, :, 41:] = math.nan
-    found = _attend(TokenAttention(compile_kernel(), lambda: 1), _plan([40]), (keys, keys.clone()), query)
+    found = _attend(TokenAttention(compile_kernels(), lambda: 1), _plan([40]), (keys, keys.clone()), query)
     assert bool(found.isfinite().all())
 
 
@@ -114,7 +114,7 @@ def test_a_number_that_is_none_is_told_on(where: int) -> None:
     keys = _random(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION)
     values = keys.clone()
     keys[_PLACES - 1, 0, where, 5] = math.nan
-    found = _attend(TokenAttention(compile_kernel(), lambda: 1), _plan([40]), (keys, values), query)
+    found = _attend(TokenAttention(compile_kernels(), lambda: 1), _plan([40]), (keys, values), query)
     assert bool(found[0, :3].isnan().any())
     assert bool(found[0, 3:].isfinite().all())
 
@@ -127,11 +127,40 @@ def test_large_products_leave_the_likeliest_key(size: float) -> None:
     keys[:, :, :, 0] = -1.0
     keys[:, :, 9, 0] = 1.0
     values = _random(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION)
-    found = _attend(TokenAttention(compile_kernel(), lambda: 1), _plan([40]), (keys, values), query, None, Scoring(1.0))
+    found = _attend(
+        TokenAttention(compile_kernels(), lambda: 1), _plan([40]), (keys, values), query, None, Scoring(1.0)
+    )
     expected = values[_PLACES - 1, :, 9].repeat_interleave(3, 0)
     assert torch.allclose(found[0], expected, atol=1e-6)
 
 
+def test_a_cache_of_bfloat16_is_read_as_it_is() -> None:
+    positions = [0, 5, 130, 511]
+    query = _random(_HEADS, len(positions), _DIMENSION).bfloat16()
+    keys, values = _random(2, _PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION).bfloat16()
+    plan, output = _plan(positions), torch.zeros(len(positions), _HEADS, _DIMENSION, dtype=torch.bfloat16)
+    attention = TokenAttention(compile_kernels())
+    attention.begin(plan)
+    attention.attend(query, keys, values, None, Scoring(None), output)
+    for index, (place, position) in enumerate(zip(plan.decode_places, positions, strict=True)):
+        expected = _expected(query[:, index], keys, values, place, position, None, Scoring(None))
+        assert torch.allclose(output[index].double(), expected, rtol=2**-8, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_new_keys_are_written_where_their_sequences_are(dtype: torch.dtype) -> None:
+    plan = _plan([3, 0, 511, 8, 9], resumed=2)
+    cached = torch.zeros(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION, dtype=dtype)
+    new = _random(_KEY_HEADS, 5, _DIMENSION).to(dtype)
+    attention = TokenAttention(compile_kernels())
+    attention.begin(plan)
+    attention.write(cached, new)
+    for index, place in enumerate(plan.decode_places):
+        assert torch.equal(cached[place, :, plan.positions[index]], new[:, index])
+        cached[place, :, plan.positions[index]] = 0
+    assert not cached.any()
+
+
 def test_other_number_types_keep_torchs_own_kernel() -> None:
-    assert TokenAttention.where_possible(torch.bfloat16, torch.device("cpu")) is None
+    assert TokenAttention.where_possible(torch.float16, torch.device("cpu")) is None
     assert TokenAttention.where_possible(torch.float32, torch.device("meta")) is None

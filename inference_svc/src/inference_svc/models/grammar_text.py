@@ -31,14 +31,15 @@ def field_of(output_format: OutputFormat) -> str:
 
 
 def grammar_text(output_format: OutputFormat, strips_space: bool) -> str:
-    """Raises InvalidField for a schema that is not JSON. `strips_space`: the reader is not shown an answer's first
+    r"""Raises InvalidField for a schema that is not JSON. In a pattern \d, \w and \s are ASCII's, as a reader of
+    structured text expects. `strips_space`: the reader is not shown an answer's first
     space, so a text that begins with none may be written with one."""
     match output_format:
         case JsonSchema(text):
             space = '" "? ' if strips_space else ""
             return f"{_HEAD}start: {space}value\nvalue: %json {json.dumps(_schema(text))}"
         case Regex(pattern):
-            body = f"/{regex_to_lark(_without_ends(pattern), '')}/"
+            body = f"/{regex_to_lark(_without_ends(pattern), 'dws')}/"
         case Choice(texts):
             body = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
     if strips_space:
@@ -54,8 +55,8 @@ def refusal(output_format: OutputFormat, said: str) -> SeamError:
             why = _schema_fault(said)
             place = _place_of(_schema(text), why)
             return InvalidField.of_field(field, f"{why}, at {place}" if place else why)
-        case Regex():
-            return InvalidField.of_field(field, _regex_fault(said))
+        case Regex(pattern):
+            return InvalidField.of_field(field, _regex_fault(pattern, said))
         case Choice():
             return InvalidField.of_field(field, _shortened(said))
 
@@ -91,12 +92,16 @@ def _without_ends(pattern: str) -> str:
     return pattern
 
 
-def _regex_fault(said: str) -> str:
-    """The caret under the pattern gives the place."""
-    why = re.search(r"^error: (.*)$", said, re.MULTILINE)
-    caret = re.search(r"^ {4}( *)\^+$", said, re.MULTILINE)
+def _regex_fault(pattern: str, said: str) -> str:
+    """Asked again with the pattern as it came, for its caret to tell the place."""
+    inside = _without_ends(pattern)
+    again = LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(f"start: /{regex_to_lark(inside, '')}/"))
+    why = re.search(r"^error: (.*)$", again, re.MULTILINE)
+    caret = re.search(r"^ {4}( *)\^+$", again, re.MULTILINE)
     if why and caret:
-        return f"{why[1]}, at character {len(caret[1])}"
+        written = (at for at in range(len(inside)) if len(regex_to_lark(inside[:at], "")) >= len(caret[1]))
+        at = next(written, len(inside)) + pattern.startswith("^")
+        return f"{why[1]}, at character {at}"
     unsupported = re.search(r"lookarounds not supported yet; (\w+)", said)
     if unsupported:
         return f"assertions such as ^, $ and \\b inside a pattern are not supported: {unsupported[1]}"

@@ -57,6 +57,9 @@ class PacedRunner:
             self._open.add(slot)
             self._changed.notify_all()
 
+    def look_again(self, slot: int) -> int:
+        return 0
+
     def step(self, rows: Sequence[Row]) -> list[SampledToken | None]:
         time.sleep(self.step_seconds)
         self.steps += 1

@@ -191,8 +191,14 @@ class EchoRunner:
         self._slots[slot] = state
         self.opened += 1
         self.most_slots = max(self.most_slots, len(self._slots))
+        return self.look_again(slot)
+
+    def look_again(self, slot: int) -> int:
+        self._rule(slot in self._slots, f"a look at slot {slot}, which is closed")
+        state = self._slots[slot]
         if self._share_prefixes:
-            state.cached = max((n for n in range(len(state.known)) if tuple(state.known[:n]) in self._seen), default=0)
+            more = range(state.cached + 1, len(state.known))
+            state.cached = max((n for n in more if tuple(state.known[:n]) in self._seen), default=state.cached)
         return state.cached
 
     def step(self, rows: Sequence[Row]) -> list[SampledToken | None]:

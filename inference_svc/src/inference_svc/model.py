@@ -2,10 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from inference_svc.engine.runner import EncoderRunner, GenerationRunner
 from inference_svc.requests import Grammars, Message, ModelInfo, Task
+
+
+class PrefixSharing(StrEnum):
+    """What beginnings of sequences are kept for others of the same tenant. A token of an answer is computed in another
+    way than one of a prompt and may differ from it in the last bit: with PROMPTS a request has the same bits whether
+    anything was kept or not; with ALL the next turn of a conversation finds the answer before it too."""
+
+    OFF = "off"
+    PROMPTS = "prompts"
+    ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +25,7 @@ class ModelSpec:
 
     `source` is a hub name, a local folder, or "embedded:NAME" for a default that needs no hub.
     `device` is "cpu", "cuda", "cuda:1"; `dtype` "auto", "float32", "bfloat16", "float16".
+    `prefix_cache` is what sequences of a tenant share of their beginnings.
     None leaves a limit to the model and the device. It falls asleep when unused for `idle_sleep_seconds`; never where
     that is None.
     """
@@ -26,6 +38,7 @@ class ModelSpec:
     max_context_tokens: int | None = None
     cache_token_count: int | None = None
     slot_count: int | None = None
+    prefix_cache: PrefixSharing = PrefixSharing.ALL
     step_token_budget: int | None = None
     idle_sleep_seconds: float | None = None
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from inference_svc.model import ModelSpec
+from inference_svc.model import ModelSpec, PrefixSharing
 from inference_svc.requests import Task
 from inference_svc.wire.tls import ServerFiles
 
@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     chat_max_context_tokens: int | None = Field(default=None, ge=2)
     chat_cache_token_count: int | None = Field(default=None, ge=1)
     chat_slot_count: int | None = Field(default=None, ge=1)
+    chat_prefix_cache: PrefixSharing = PrefixSharing.ALL
     chat_step_token_budget: int | None = Field(default=None, ge=1)
     chat_idle_sleep_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
@@ -151,6 +152,7 @@ class Settings(BaseSettings):
             dtype=getattr(self, f"{name}_dtype"),
             max_context_tokens=getattr(self, f"{name}_max_context_tokens"),
             cache_token_count=getattr(self, f"{name}_cache_token_count", None),
+            prefix_cache=getattr(self, f"{name}_prefix_cache", PrefixSharing.OFF),
             slot_count=getattr(self, f"{name}_slot_count", None),
             step_token_budget=getattr(self, f"{name}_step_token_budget"),
             idle_sleep_seconds=getattr(self, f"{name}_idle_sleep_seconds"),

@@ -86,6 +86,8 @@ class GenerationDriver:
         self.tidy()
         for placement in placements:
             news += self._take_slot(placement)
+        for key, slot in self._scheduler.prompting():
+            self._scheduler.found(key, self._runner.look_again(slot))
         step = self._scheduler.next_step(began)
         if step is None:
             return news

@@ -63,6 +63,11 @@ class GenerationRunner(Protocol):
         Returns how many leading tokens of prompt and resumed ids the slot holds already (a prefix cache), fewer than
         there are; None or 0 where there are none."""
 
+    def look_again(self, slot: int) -> int:
+        """How many leading tokens the slot holds by now: more than were computed in it where another sequence has
+        computed the same beginning since it was opened. Asked between steps while more than one is to be computed;
+        fewer than there are."""
+
     def step(self, rows: Sequence[Row]) -> list[SampledToken | None]:
         """Compute all rows in one packed forward; one entry a row, None where the row does not sample.
 

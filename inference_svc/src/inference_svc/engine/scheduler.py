@@ -122,6 +122,22 @@ class GenerationScheduler:
         if sequence.first_token is None:
             sequence.reused_tokens = reused_tokens
 
+    def prompting(self) -> list[tuple[int, int]]:
+        """Key and slot of those whose prompts are not computed: another sequence may have computed their beginning."""
+        return [
+            (sequence.key, sequence.slot)
+            for sequence in self._placed.values()
+            if sequence.pending > 1 and sequence.slot is not None
+        ]
+
+    def found(self, key: int, held_tokens: int) -> None:
+        """The slot of one that is `prompting` holds the first `held_tokens` of the sequence by now."""
+        sequence = self._placed[key]
+        if held_tokens > sequence.cached:
+            if sequence.first_token is None:
+                sequence.reused_tokens += held_tokens - sequence.cached
+            sequence.cached = held_tokens
+
     def take_closed(self) -> list[int]:
         """Slots that were left since the last call. They must be closed before any is opened."""
         closed, self._closed = self._closed, []

@@ -8,7 +8,9 @@ from transformers import PreTrainedModel
 
 from inference_svc.engine.runner import OutOfDeviceMemory, Row, SampledToken
 from inference_svc.errors import ModelLoadError
+from inference_svc.models.block_pool import PrefixCounts
 from inference_svc.models.packed_steps import PackedSteps
+from inference_svc.models.prefix_store import PrefixSettings
 from inference_svc.models.prepacked import every_product_is_prepacked, own_weights, prepack_linears
 from inference_svc.models.prompt_scoring import PromptScorer
 from inference_svc.models.sampling import Sampler
@@ -41,13 +43,14 @@ class PackedGenerationRunner:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         prepack: bool = True,
+        prefix: PrefixSettings = PrefixSettings(),  # noqa: B008 (frozen)
     ) -> None:
         refuse_what_cannot_be_packed(model, max_context_tokens)
         self._slot_count = slot_count
         self._max_context_tokens = max_context_tokens
         self._device = torch.device(device)
         self._model = model.to(device=self._device, dtype=dtype).eval()
-        self._steps: PackedSteps = SlotSteps(self._model, slot_count, max_context_tokens)
+        self._steps: PackedSteps = SlotSteps(self._model, slot_count, max_context_tokens, prefix)
         self._prompt_lengths: dict[int, int] = {}
         self._prompt_scorer = PromptScorer()
         with torch.inference_mode():
@@ -97,10 +100,18 @@ class PackedGenerationRunner:
     def cache_token_count(self) -> int:
         return self._steps.cache_token_count
 
-    def open(self, slot: int, generation: Generation) -> None:
+    @property
+    def prefix_counts(self) -> PrefixCounts:
+        return self._steps.prefix_counts
+
+    def open(self, slot: int, generation: Generation) -> int:
         self._sampler.open(slot, generation)
         self._prompt_scorer.open(slot, generation)
         self._prompt_lengths[slot] = len(generation.prompt_ids)
+        return self._steps.open(slot, generation)
+
+    def look_again(self, slot: int) -> int:
+        return self._steps.look_again(slot)
 
     def close(self, slot: int) -> None:
         self._steps.close(slot)
@@ -131,6 +142,9 @@ class PackedGenerationRunner:
             tokens = self._sampler.sample(logits[: len(sampling)], [rows[index] for index in sampling])
             for index, token in zip(sampling, tokens, strict=True):
                 answers[index] = self._with_prompt(rows[index], token)
+        for row, answer in zip(rows, answers, strict=True):
+            if answer is None or answer.finite:
+                self._steps.keep(row, is_good=answer is not None)
         return answers
 
     def _with_prompt(self, row: Row, token: SampledToken) -> SampledToken:

@@ -21,6 +21,17 @@ def padded_length(token_count: int) -> int:
     return -(-token_count // KEY_BLOCK) * KEY_BLOCK
 
 
+def empty_like(part: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Zeros of the type and on the device of `part`. On a CPU they are the system's zero pages: nothing is written,
+    and no memory held, before a token comes there."""
+    if part.device.type != "cpu":
+        return torch.zeros(shape, dtype=part.dtype, device=part.device)
+    size = math.prod(shape) * part.dtype.itemsize
+    zeros = np.zeros(size + _LINE, np.uint8)
+    start = -zeros.ctypes.data % _LINE  # as torch aligns its own
+    return torch.from_numpy(zeros[start : start + size]).view(part.dtype).reshape(shape)
+
+
 class SlotCache:
     """Preallocated keys and values of `slot_count` sequences.
 
@@ -44,20 +55,13 @@ class SlotCache:
         """
         pair = self._layers.get(index)
         if pair is None:
-            pair = (self._empty_like(key), self._empty_like(value))
+            pair = (self._slots_like(key), self._slots_like(value))
             self._layers[index] = pair
         return pair
 
-    def _empty_like(self, part: torch.Tensor) -> torch.Tensor:
+    def _slots_like(self, part: torch.Tensor) -> torch.Tensor:
         _, heads, _, dimension = part.shape
-        shape = (self.slot_count, heads, self.capacity, dimension)
-        if part.device.type != "cpu":
-            return torch.zeros(shape, dtype=part.dtype, device=part.device)
-        # The system's zero pages: nothing is written, and no memory held, before a token comes there.
-        size = math.prod(shape) * part.dtype.itemsize
-        zeros = np.zeros(size + _LINE, np.uint8)
-        start = -zeros.ctypes.data % _LINE  # as torch aligns its own
-        return torch.from_numpy(zeros[start : start + size]).view(part.dtype).reshape(shape)
+        return empty_like(part, (self.slot_count, heads, self.capacity, dimension))
 
     @property
     def layer_count(self) -> int:
@@ -65,7 +69,7 @@ class SlotCache:
 
     @property
     def byte_count(self) -> int:
-        return sum(part.nbytes for pair in self._layers.values() for part in pair)
+        return sum(part.nbytes for part in self.parts)
 
     def place_of(self, slot: int) -> int:
         return self._place_of[slot]
@@ -95,7 +99,7 @@ class SlotCache:
     def _swap(self, a: int, b: int) -> None:
         self.move_count += 1
         in_a, in_b = self._filled[a], self._filled[b]
-        for part in self._parts():
+        for part in self.parts:
             kept = part[a, :, :in_a].clone()
             part[a, :, :in_b].copy_(part[b, :, :in_b])
             part[b, :, :in_a].copy_(kept)
@@ -108,8 +112,10 @@ class SlotCache:
 
     def _zero(self, place: int, start: int, end: int) -> None:
         if end > start:
-            for part in self._parts():
+            for part in self.parts:
                 part[place, :, start:end].zero_()
 
-    def _parts(self) -> list[torch.Tensor]:
+    @property
+    def parts(self) -> list[torch.Tensor]:
+        """Keys and values of every layer, first to last, each `(places, key heads, tokens, head dimension)`."""
         return [part for pair in self._layers.values() for part in pair]

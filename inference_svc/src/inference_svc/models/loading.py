@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from inference_svc.errors import ModelLoadError
-from inference_svc.model import LoadedModel, ModelSpec
+from inference_svc.model import LoadedModel, ModelSpec, PrefixSharing
 from inference_svc.models.checkpoint import page_in, quiet, read_config, read_model, read_tokenizer
 from inference_svc.models.defaults import SCHEME, default_notice
 from inference_svc.models.encoder_runner import checked_encoder_runner, first_position, takes_type_ids
@@ -24,6 +24,7 @@ from inference_svc.models.placement import (
     generation_step_tokens,
     placement_of,
 )
+from inference_svc.models.prefix_store import PrefixSettings
 from inference_svc.models.readout import logits_readout, vector_readout
 from inference_svc.models.sentence_transformers_files import read_sentence_files
 from inference_svc.models.token_bytes import UnreadableTokens
@@ -83,6 +84,7 @@ def _load_generation(spec: ModelSpec, folder: Path, tell: Callable[[str], None])
             max_context_tokens=shape.max_context_tokens,
             device=placement.device,
             dtype=placement.dtype,
+            prefix=PrefixSettings(shape.prefix_tokens, shares_answers=spec.prefix_cache is PrefixSharing.ALL),
         )
     limits = ModelLimits(shape.max_context_tokens, shape.max_context_tokens, 1, _MAX_TEXT_BYTES)
     info = _info(spec, config, model, placement, limits)

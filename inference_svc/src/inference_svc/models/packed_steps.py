@@ -8,6 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from inference_svc.engine.runner import Row
+from inference_svc.models.block_pool import PrefixCounts
+from inference_svc.requests import Generation
 
 
 class PackedSteps(Protocol):
@@ -26,6 +28,11 @@ class PackedSteps(Protocol):
     @property
     def cache_byte_count(self) -> int: ...
 
+    @property
+    def prefix_counts(self) -> PrefixCounts:
+        """Of what sequences share."""
+        ...
+
     def bind(self) -> None:
         """From here on the model attends as this says."""
         ...
@@ -38,6 +45,19 @@ class PackedSteps(Protocol):
     def forward(self, wanted: Sequence[int]) -> torch.Tensor:
         """Compute what was laid; gives float32 logits `(wanted, vocabulary)` at those packed indices, which may lie in
         memory that the next forward writes."""
+        ...
+
+    def open(self, slot: int, generation: Generation) -> int:
+        """Take a free slot; gives how many leading tokens it holds already, copied there or shared in place."""
+        ...
+
+    def look_again(self, slot: int) -> int:
+        """How many leading tokens the slot holds by now, of a sequence whose prompt is not computed yet: more than it
+        computed itself where another one has computed the same since."""
+        ...
+
+    def keep(self, row: Row, *, is_good: bool) -> None:
+        """A row is computed and others may use what it left; with `is_good` its logits are known to be finite."""
         ...
 
     def close(self, slot: int) -> None:

@@ -8,12 +8,13 @@ import torch
 from transformers import PreTrainedConfig
 
 from inference_svc.errors import ModelLoadError
-from inference_svc.model import ModelSpec
+from inference_svc.model import ModelSpec, PrefixSharing
 from inference_svc.models.kv_cache import padded_length
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CPU_MEMORY_SHARE = 0.25
 _GPU_FREE_SHARE = 0.8  # the rest is for a step's activations
+_PREFIX_SHARE = 0.25  # of the cache, never more than what the slots hold
 _MOST_SLOTS = {"cpu": 64, "cuda": 256}
 _FEWEST_SLOTS_WANTED = 8
 _GENERATION_STEP_TOKENS = {"cpu": 512, "cuda": 4096}
@@ -66,22 +67,30 @@ def generation_step_tokens(spec: ModelSpec, placement: Placement) -> int:
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
+    """`prefix_tokens` are kept for sequences to come, beside the slots."""
+
     slot_count: int
     max_context_tokens: int
+    prefix_tokens: int = 0
 
 
 def cache_shape(spec: ModelSpec, config: PreTrainedConfig, placement: Placement, model_limit: int) -> CacheShape:
     """As the spec says. What it leaves open: the model's own context, cut where fewer than 8 such sequences would fit
-    the memory (never below 2048), and as many slots as fit. Called when the weights are on the device."""
+    the memory (never below 2048), and as many slots as fit beside what is kept of beginnings. Called when the weights
+    are on the device."""
     tokens = spec.cache_token_count or _memory(placement.device) // max(_bytes_per_token(config, placement), 1)
-    context = min(spec.max_context_tokens or max(2048, tokens // _FEWEST_SLOTS_WANTED), model_limit)
-    fitting = min(tokens // padded_length(context), _MOST_SLOTS[placement.device.type])
+    shared = 0 if spec.prefix_cache is PrefixSharing.OFF else int(tokens * _PREFIX_SHARE)
+    context = min(spec.max_context_tokens or max(2048, (tokens - shared) // _FEWEST_SLOTS_WANTED), model_limit)
+    shared = min(shared, max(0, tokens - padded_length(context)))  # one context goes before
+    fitting = min((tokens - shared) // padded_length(context), _MOST_SLOTS[placement.device.type])
     if spec.cache_token_count is not None and fitting < 1:
         raise ModelLoadError(
             f"a cache of {spec.cache_token_count} tokens does not hold one context of {context}; raise it to "
             f"{padded_length(context)} or lower the context"
         )
-    return CacheShape(spec.slot_count or max(fitting, 1), context)
+    slots = spec.slot_count or max(fitting, 1)
+    room = max(0, tokens - slots * padded_length(context))  # an operator's own slots may leave none
+    return CacheShape(slots, context, min(shared, room, slots * context))
 
 
 def _bytes_per_token(config: PreTrainedConfig, placement: Placement) -> int:

@@ -7,20 +7,26 @@ from transformers import PreTrainedModel
 
 from inference_svc.engine.runner import Row
 from inference_svc.models.attention_interface import bind
+from inference_svc.models.block_pool import PrefixCounts
 from inference_svc.models.kv_cache import SlotCache
 from inference_svc.models.packed_attention import PackedAttention
 from inference_svc.models.packed_steps import LogitsAt
+from inference_svc.models.prefix_store import PrefixSettings, PrefixStore
 from inference_svc.models.step_plan import StepPlan, plan_step
+from inference_svc.requests import Generation
 
 
 class SlotSteps:
     """A PackedSteps."""
 
-    def __init__(self, model: PreTrainedModel, slot_count: int, max_context_tokens: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, slot_count: int, max_context_tokens: int, prefix: PrefixSettings
+    ) -> None:
         self._model = model
         self._device = model.device
         self._logits_at = LogitsAt(model)
         self._cache = SlotCache(max(slot_count, 2), max_context_tokens)
+        self._prefixes = PrefixStore(self._cache, prefix)
         self._attention = PackedAttention(self._cache, model.dtype, model.device)
         self._plan = StepPlan()
         self._token_count = slot_count * max_context_tokens
@@ -35,7 +41,11 @@ class SlotSteps:
 
     @property
     def cache_byte_count(self) -> int:
-        return self._cache.byte_count
+        return self._cache.byte_count + self._prefixes.byte_count
+
+    @property
+    def prefix_counts(self) -> PrefixCounts:
+        return self._prefixes.counts()
 
     def bind(self) -> None:
         bind(self._attention, self._model)
@@ -55,6 +65,18 @@ class SlotSteps:
         keep = torch.tensor([*wanted, *wanted, 0, 0][: max(2, len(wanted))], dtype=torch.long, device=self._device)
         return self._logits_at(token_ids, positions, keep)[: len(wanted)].float()
 
-    def close(self, slot: int) -> None:
+    def open(self, slot: int, generation: Generation) -> int:
         with torch.inference_mode():  # as its tensors were made
+            return self._prefixes.open(slot, generation)
+
+    def look_again(self, slot: int) -> int:
+        with torch.inference_mode():
+            return self._prefixes.look_again(slot)
+
+    def keep(self, row: Row, *, is_good: bool) -> None:
+        self._prefixes.keep(row, is_good=is_good)
+
+    def close(self, slot: int) -> None:
+        with torch.inference_mode():
+            self._prefixes.close(slot)
             self._cache.clear(slot)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from inference_svc.models.generation_runner import PackedGenerationRunner
+from inference_svc.models.prefix_store import BLOCK_TOKENS, PrefixSettings
 from inference_svc.requests import Generation, Sampling
 from support.driving import Driver, generation, resumed
 from support.engine_ways import Answers, SmallCache, all_at_once, come_and_go, one_by_one
@@ -21,9 +22,13 @@ _CONTEXT = 128
 _LONG = ((17, 15), (9, 18), (1, 12), (30, 14), (45, 10), (70, 8), (12, 16), (16, 11))  # tokens in and out
 
 
+Models = tuple[torch.nn.Module, PackedGenerationRunner, PackedGenerationRunner]
+
+
 @dataclass(slots=True, eq=False)
 class Served:
     runner: PackedGenerationRunner
+    sharing: PackedGenerationRunner  # keeps beginnings
     expected: dict[str, PlainAnswer]
 
     @property
@@ -53,15 +58,21 @@ SAMPLINGS: dict[str, Callable[[random.Random], Sampling]] = {"greedy": _greedy, 
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def models(request: pytest.FixtureRequest) -> tuple[torch.nn.Module, PackedGenerationRunner]:
+def models(request: pytest.FixtureRequest) -> Models:
     torch.set_num_threads(1)
     runner = PackedGenerationRunner(build_model(request.param), slot_count=_REQUESTS, max_context_tokens=_CONTEXT)
-    return build_model(request.param), runner
+    sharing = PackedGenerationRunner(
+        build_model(request.param),
+        slot_count=8,
+        max_context_tokens=_CONTEXT,
+        prefix=PrefixSettings(16 * BLOCK_TOKENS),  # holds less than is asked for: what was used longest ago goes
+    )
+    return build_model(request.param), runner, sharing
 
 
 @pytest.fixture(scope="module", params=SAMPLINGS)
-def served(models: tuple[torch.nn.Module, PackedGenerationRunner], request: pytest.FixtureRequest) -> Iterator[Served]:
-    plain, runner = models
+def served(models: Models, request: pytest.FixtureRequest) -> Iterator[Served]:
+    plain, runner, sharing = models
     whims = random.Random(3)
     expected = {}
     for index in range(_REQUESTS):
@@ -71,7 +82,7 @@ def served(models: tuple[torch.nn.Module, PackedGenerationRunner], request: pyte
         expected[f"r{index}"] = plain_answer(plain, asked)
     answers = {tuple(each.output_ids) for each in expected.values()}
     assert len(answers) > 0.9 * _REQUESTS, "answers must tell prompts apart"
-    return Served(runner, expected)
+    return Served(runner, sharing, expected)
 
 
 def _few(served: Served) -> dict[str, Generation]:
@@ -120,6 +131,37 @@ def resumed_at_every_position(served: Served) -> Answers:
     return all_at_once(served.runner, again)
 
 
+def prefix_cached(served: Served) -> Answers:
+    twice = {f"{name} {time}": each for name, each in _few(served).items() for time in ("first", "again")}
+    before = served.sharing.prefix_counts.hit_tokens
+    answers = one_by_one(served.sharing, twice)
+    alike = [f"{name} {number}" for name in _few(served) for number in range(3)]
+    answers |= all_at_once(served.sharing, {name: served.asked[name.partition(" ")[0]] for name in alike}, 40)
+    assert served.sharing.prefix_counts.hit_tokens > before + 300
+    return answers
+
+
+def prefix_cached_and_preempted(served: Served) -> Answers:
+    small = SmallCache(served.sharing, cache_token_count=_CONTEXT)
+    before = served.sharing.prefix_counts.hit_tokens
+    answers = all_at_once(small, _few(served))
+    assert small.opened > len(_LONG), "nobody was put off"
+    assert served.sharing.prefix_counts.hit_tokens > before
+    return answers
+
+
+def prefix_cached_and_resumed(served: Served) -> Answers:
+    again = {
+        f"{name} at {at}": resumed(each, served.expected[name].output_ids[:at])
+        for name, each in _few(served).items()
+        for at in range(1, each.max_output_tokens, 3)
+    }
+    before = served.sharing.prefix_counts.hit_tokens
+    answers = all_at_once(served.sharing, again)
+    assert served.sharing.prefix_counts.hit_tokens > before
+    return answers
+
+
 WAYS = (
     alone,
     mixed_64_at_once,
@@ -128,6 +170,9 @@ WAYS = (
     in_any_chunks,
     preempted,
     resumed_at_every_position,
+    prefix_cached,
+    prefix_cached_and_preempted,
+    prefix_cached_and_resumed,
 )
 
 

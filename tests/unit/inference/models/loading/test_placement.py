@@ -3,8 +3,8 @@
 import pytest
 import torch
 from inference_svc.errors import ModelLoadError
-from inference_svc.model import ModelSpec
-from inference_svc.models.placement import Placement, cache_shape, encoder_step_tokens, placement_of
+from inference_svc.model import ModelSpec, PrefixSharing
+from inference_svc.models.placement import CacheShape, Placement, cache_shape, encoder_step_tokens, placement_of
 from inference_svc.requests import Task
 from transformers import LlamaConfig
 
@@ -20,8 +20,18 @@ def spec(**changes: int | str | None) -> ModelSpec:
 
 
 def test_a_stated_cache_is_filled_with_whole_contexts() -> None:
-    shape = cache_shape(spec(cache_token_count=10_000, max_context_tokens=2000), SMALL, CPU, model_limit=4096)
-    assert (shape.slot_count, shape.max_context_tokens) == (4, 2000), "2000 takes 2048 places"
+    stated = spec(cache_token_count=10_000, max_context_tokens=2000, prefix_cache=PrefixSharing.OFF)
+    shape = cache_shape(stated, SMALL, CPU, model_limit=4096)
+    assert shape == CacheShape(4, 2000, 0), "2000 takes 2048 places"
+
+
+def test_a_quarter_of_the_cache_is_for_shared_beginnings_beside_at_least_one_context() -> None:
+    def shape(tokens: int) -> CacheShape:
+        return cache_shape(spec(cache_token_count=tokens, max_context_tokens=2000), SMALL, CPU, model_limit=4096)
+
+    assert shape(10_000) == CacheShape(3, 2000, 2500)
+    assert shape(2500) == CacheShape(1, 2000, 452)
+    assert shape(1_000_000).prefix_tokens == 64 * 2000, "no more than what the slots hold"
 
 
 def test_a_context_is_never_longer_than_the_model_knows() -> None:

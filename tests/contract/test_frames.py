@@ -79,10 +79,12 @@ async def test_a_client_that_reads_columns_gets_a_request_in_one_form_a_frame(wo
     hello = pb.Hello(protocol_revision=1, client_id="test", capabilities=["token-columns"])
     await duplex.send(pb.SessionRequest(hello=hello))
     await receive(duplex)
-    await duplex.send(pb.SessionRequest(submits=[submit(1, count=40), submit(2, count=40)]))
+    # Credits hold both answers between their first tokens and their end, so that some frames tell tokens alone.
+    await duplex.send(pb.SessionRequest(submits=[submit(1, count=40, credits=4), submit(2, count=40, credits=4)]))
     ids: dict[int, list[int]] = {1: [], 2: []}
     texts = {1: "", 2: ""}
     left, columns = {1, 2}, 0
+    granted = 4
     async with asyncio.timeout(10):
         while left:
             frame = await receive(duplex)
@@ -98,6 +100,9 @@ async def test_a_client_that_reads_columns_gets_a_request_in_one_form_a_frame(wo
                 ids[event.request_id].extend(event.tokens.ids)
                 texts[event.request_id] += event.tokens.text
                 left -= {event.request_id} if event.WhichOneof("event") == "finished" else set()
+            if granted < 40 and all(len(got) == granted for got in ids.values()):
+                granted += 12
+                await duplex.send(pb.SessionRequest(grants=[pb.Grant(request_id=i, credits=12) for i in (1, 2)]))
     assert columns > 0
     for request_id in (1, 2):
         assert len(ids[request_id]) == 40

@@ -92,6 +92,9 @@ class Admission:
         model = self._catalogue.loaded(request.model)
         return await self._off_loop(request.context, lambda: self._prepare(model, request))
 
+    def accepted(self, ready: Generation | Encoding) -> Accepted:
+        return accepted(ready)
+
     async def count(self, name: str, prompt: Prompt, context: Context) -> tuple[list[int], int]:
         """Ids of a prompt, and the model's context limit."""
         model = self._catalogue.loaded(name)

@@ -13,6 +13,7 @@ from inference_svc.engine.engine import Engine
 from inference_svc.engine.settings import EngineSettings
 from inference_svc.loader import Load, SimpleLoader
 from inference_svc.loading import ModelLoader
+from inference_svc.recording.recorder import Recorder
 from inference_svc.residency import Residency
 from inference_svc.settings import Settings
 from inference_svc.wire.calls import Calls
@@ -30,9 +31,16 @@ class InferenceServer:
     """A running server. `serve` makes one and owns its end."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, admission: Admission, catalogue: Catalogue, residency: Residency
+        self,
+        settings: Settings,
+        engine: Engine,
+        admission: Admission,
+        catalogue: Catalogue,
+        residency: Residency,
+        replica_id: str,
+        recorder: Recorder | None = None,
     ) -> None:
-        self.replica_id = uuid.uuid4().hex
+        self.replica_id = replica_id
         self.engine = engine
         self.catalogue = catalogue
         self.residency = residency
@@ -40,7 +48,9 @@ class InferenceServer:
         self.health = Health(SERVICES)
         self.calls = Calls(engine, admission)
         limits = SessionLimits(settings.max_live_requests, settings.heartbeat_seconds)
-        self.session_service = SessionService(engine, admission, catalogue, limits, self.replica_id, time.monotonic)
+        self.session_service = SessionService(
+            engine, admission, catalogue, limits, replica_id, time.monotonic, recorder
+        )
         self.grpc = grpc_server(
             InferenceServicer(self.session_service, self.calls, admission, time.monotonic),
             ModelServicer(catalogue, residency, may_change=settings.models_may_change),
@@ -106,14 +116,17 @@ async def serve(settings: Settings, *, load: Load | None = None) -> AsyncIterato
     def wanted(name: str) -> None:
         loop.call_soon_threadsafe(residency.wanted, name)
 
+    replica_id = uuid.uuid4().hex
     async with AsyncExitStack() as stack:
+        recording = settings.recorder()
+        recorder = stack.enter_context(Recorder(recording, replica_id)) if recording else None
         admission = stack.enter_context(Admission(catalogue, limits, time.monotonic))
         engine = Engine(settings=_engine_settings(settings), died=died, wanted=wanted)
         engine.start()
         stack.push_async_callback(asyncio.to_thread, engine.stop)
         residency = Residency(engine, catalogue, loader)
         stack.push_async_callback(residency.close)
-        server = InferenceServer(settings, engine, admission, catalogue, residency)
+        server = InferenceServer(settings, engine, admission, catalogue, residency, replica_id, recorder)
         stack.push_async_callback(_end, losing)
         await server.health.starting()
         tls = (

@@ -5,16 +5,18 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from inference_svc.model import ModelSpec, PrefixSharing
+from inference_svc.recording.settings import RecorderSettings
 from inference_svc.requests import Task
 from inference_svc.wire.tls import ServerFiles
 
 PREFIX = "SEAM_"
 UNIX = "unix:"
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+_SECRETS = frozenset({"record_key"})
 _TASKS = {"chat": Task.GENERATE, "embed": Task.EMBED, "score": Task.SCORE}
 
 
@@ -33,6 +35,7 @@ class Settings(BaseSettings):
     by anyone on this machine if it listens to nobody else, by nobody otherwise.
     `link_ca`, `link_certificate` and `link_key` are PEM files and go together; then only clients whose certificate has
     one of `link_clients` as a subject alternative name are answered on TCP ("*": all that the authority signed).
+    `record_folder`, where set, is where sessions are recorded; texts are redacted unless `record_text` is "plain".
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True)
@@ -81,6 +84,11 @@ class Settings(BaseSettings):
     allow_model_control: bool | None = None
     admission_threads: int = Field(default=2, ge=1)
     max_waiting_admissions: int = Field(default=256, ge=1)
+    record_folder: Path | None = None
+    record_text: Literal["redacted", "plain"] = "redacted"
+    record_key: SecretStr | None = Field(default=None, min_length=16)
+    record_file_bytes: int = Field(default=64 * 1024 * 1024, ge=1024 * 1024)
+    record_file_count: int = Field(default=16, ge=1)
 
     @field_validator("listen")
     @classmethod
@@ -128,6 +136,22 @@ class Settings(BaseSettings):
         if self.link_ca is None or self.link_certificate is None or self.link_key is None:
             return None
         return ServerFiles(self.link_certificate, self.link_key, self.link_ca)
+
+    @property
+    def recording_key(self) -> str:
+        """Empty where there is none."""
+        return self.record_key.get_secret_value() if self.record_key else ""
+
+    def recorder(self) -> RecorderSettings | None:
+        if self.record_folder is None:
+            return None
+        return RecorderSettings(
+            self.record_folder,
+            plain=self.record_text == "plain",
+            key=self.recording_key,
+            file_bytes=self.record_file_bytes,
+            file_count=self.record_file_count,
+        )
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -203,4 +227,6 @@ def _told(found: Any) -> str:
         return said
     name = str(found["loc"][0])
     variable = name if name.startswith(PREFIX) else PREFIX + ("INFERENCE_LISTEN" if name == "listen" else name.upper())
+    if name in _SECRETS:
+        return f"{variable}: {said}"
     return f"{variable}: {said}, was {str(found['input'])[:100]!r}"

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
-from inference_svc.admission import Admission, accepted
-from inference_svc.engine.engine import Engine
+from inference_svc.answering import Admits, Answers
 from inference_svc.errors import Draining
 from inference_svc.requests import (
     Accepted,
@@ -29,8 +29,8 @@ Answer = Accepted | Tokens | Vectors | Scores | Finished
 class Calls:
     """Runs requests that come one call at a time. Owned by the event loop."""
 
-    engine: Engine
-    admission: Admission
+    engine: Answers[Any]
+    admission: Admits[Any]
     draining: bool = False
 
     async def answers(self, request: Request) -> AsyncGenerator[Answer, None]:
@@ -45,7 +45,7 @@ class Calls:
         outlet = _CallOutlet()
         try:
             self.engine.submit(outlet, _THE_ONE, ready)
-            yield accepted(ready)
+            yield self.admission.accepted(ready)
             while True:
                 for event in await outlet.next():
                     if isinstance(event, Failed):

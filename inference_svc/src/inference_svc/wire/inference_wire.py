@@ -53,6 +53,7 @@ from inference_svc.requests import (
     Usage,
     Vector,
     Vectors,
+    Work,
 )
 from inference_svc.wire.status_wire import duration_of, status_of
 
@@ -102,17 +103,20 @@ _VALUES_TAG = b"\x12"  # Embedding.values: field 2, length-delimited (packed)
 
 def read_submit(submit: session_pb.Submit, now: float) -> Request:
     """A session's request; `now` is of the engine's clock."""
+    allowance = submit.initial_credits if submit.HasField("initial_credits") else None
+    return Request(submit.model, read_work(submit), read_context(submit.context, now), allowance)
+
+
+def read_work(submit: session_pb.Submit) -> Work:
     match submit.WhichOneof("work"):
         case "generate":
-            work: GenerateWork | EmbedWork | ScoreWork = read_generate_work(submit.generate)
+            return read_generate_work(submit.generate)
         case "embed":
-            work = read_embed_work(submit.embed)
+            return read_embed_work(submit.embed)
         case "score":
-            work = read_score_work(submit.score)
+            return read_score_work(submit.score)
         case _:
             raise InvalidField.of_field("work", "one of generate, embed and score must be set")
-    allowance = submit.initial_credits if submit.HasField("initial_credits") else None
-    return Request(submit.model, work, read_context(submit.context, now), allowance)
 
 
 def read_generate_work(work: work_pb.GenerateWork) -> GenerateWork:

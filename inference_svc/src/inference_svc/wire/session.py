@@ -14,13 +14,13 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from seam.inference.v1 import model_service_pb2 as model_pb
 from seam.inference.v1 import session_pb2 as session_pb
 
-from inference_svc.admission import Admission, accepted
+from inference_svc.answering import Admits, Answers
 from inference_svc.catalogue import Catalogue
-from inference_svc.engine.engine import Engine
 from inference_svc.errors import (
     Cancelled,
     Draining,
@@ -31,7 +31,7 @@ from inference_svc.errors import (
     QueueFull,
     UnknownRequest,
 )
-from inference_svc.requests import Encoding, Event, Failed, Finished, Generation, ModelLoad, Request
+from inference_svc.requests import Event, Failed, Finished, ModelLoad, Request
 from inference_svc.wire.inference_wire import read_submit, write_load, write_model
 from inference_svc.wire.outbox import Outbox
 
@@ -43,7 +43,16 @@ LOOP_SHARE = 0.005  # seconds of reading submits before others on the event loop
 TOKEN_COLUMNS = "token-columns"
 """The capability of a client that reads tokens column by column."""
 
+Serve = Callable[[AsyncIterator[session_pb.SessionRequest]], AsyncGenerator[session_pb.SessionResponse, None]]
 _log = logging.getLogger(__name__)
+
+
+class Recorder(Protocol):
+    def recorded(
+        self, serve: Serve, frames: AsyncIterator[session_pb.SessionRequest]
+    ) -> AsyncGenerator[session_pb.SessionResponse, None]:
+        """The session that `serve` makes of the frames, frame by frame as it would be without being recorded."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +69,13 @@ class SessionService:
 
     def __init__(
         self,
-        engine: Engine,
-        admission: Admission,
+        engine: Answers[Any],
+        admission: Admits[Any],
         catalogue: Catalogue,
         limits: SessionLimits,
         replica_id: str,
         clock: Callable[[], float],
+        recorder: Recorder | None = None,
     ) -> None:
         self.engine = engine
         self.admission = admission
@@ -74,6 +84,7 @@ class SessionService:
         self.draining = False
         self._catalogue = catalogue
         self._replica_id = replica_id
+        self._recorder = recorder
         self._sessions: set[_Session] = set()
         catalogue.listen(self._models_changed)
 
@@ -87,11 +98,16 @@ class SessionService:
         for session in self._sessions:
             session.hand_back()
 
-    async def session(
+    def session(
         self, frames: AsyncIterator[session_pb.SessionRequest]
     ) -> AsyncGenerator[session_pb.SessionResponse, None]:
         """The server's frames. Raises SeamError where the stream itself fails. Consume under `aclosing`: closing it
         cancels everything of the session."""
+        return self._serve(frames) if self._recorder is None else self._recorder.recorded(self._serve, frames)
+
+    async def _serve(
+        self, frames: AsyncIterator[session_pb.SessionRequest]
+    ) -> AsyncGenerator[session_pb.SessionResponse, None]:
         if self.draining:
             raise Draining("this replica takes no new sessions")
         if not self._catalogue.all_ready:
@@ -327,9 +343,9 @@ class _Session:
             self._tell(request_id, live, Failed(error))
         self.wake()
 
-    def _begin(self, request_id: int, live: _Live, ready: Generation | Encoding) -> None:
+    def _begin(self, request_id: int, live: _Live, ready: Any) -> None:
         self._service.engine.submit(self, request_id, ready)
-        self._tell(request_id, live, accepted(ready))
+        self._tell(request_id, live, self._service.admission.accepted(ready))
 
     def _cancel(self, request_id: int) -> None:
         live = self._live.get(request_id)

@@ -9,9 +9,14 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from inference_svc.errors import ModelLoadError
+from inference_svc.recording.files import NotARecording
+from inference_svc.replaying.answers import Match, NothingRecorded
+from inference_svc.replaying.playback import Pace
+from inference_svc.replaying.server import Replay, ReplayServer, serve_replay
 from inference_svc.server import InferenceServer, serve
 from inference_svc.settings import Settings, SettingsError, read_settings
 from inference_svc.wire.tls import TlsFault
@@ -25,8 +30,8 @@ class EngineDied(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0 after an orderly end, 2 where a setting is wrong, 1 where a model, an address or a certificate
-    cannot be had or the device was lost."""
+    """Exit code 0 after an orderly end, 2 where a setting is wrong, 1 where a model, a recording, an address or a
+    certificate cannot be had or the device was lost."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     if options.exit_with_parent is not None and not _tie_to(options.exit_with_parent):
@@ -35,10 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = read_settings()
         settings.check_link()
-        asyncio.run(_run(settings, ready_file))
+        replay = Replay(tuple(options.replay), options.replay_match, options.replay_pace) if options.replay else None
+        asyncio.run(_run(settings, replay, ready_file))
     except SettingsError as error:
         return _failed(str(error), 2)
-    except (ModelLoadError, EngineDied, TlsFault, OSError) as error:
+    except (ModelLoadError, NotARecording, NothingRecorded, EngineDied, TlsFault, OSError) as error:
         return _failed(str(error), 1)
     finally:
         if ready_file is not None:
@@ -46,10 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def _run(settings: Settings, ready_file: Path | None) -> None:
+async def _run(settings: Settings, replay: Replay | None, ready_file: Path | None) -> None:
     """Raises ModelLoadError or EngineDied; returns when told to stop."""
     stop = _stop_event()
-    async with serve(settings) as server:
+    serving: AbstractAsyncContextManager[InferenceServer | ReplayServer]
+    serving = serve_replay(settings, replay) if replay else serve(settings)
+    async with serving as server:
         _log.info("listening on %s; loading models", ", ".join(server.addresses) or "nothing")
         ready = asyncio.create_task(server.ready(), name="ready")
         stopped = asyncio.create_task(stop.wait(), name="stopped")
@@ -71,7 +79,7 @@ async def _run(settings: Settings, ready_file: Path | None) -> None:
     _log.info("ended")
 
 
-def _announce(server: InferenceServer, ready_file: Path | None) -> None:
+def _announce(server: InferenceServer | ReplayServer, ready_file: Path | None) -> None:
     _log.info("ready: %s serves %s", server.address, ", ".join(server.catalogue.names()) or "no model yet")
     if ready_file is not None:
         content = {"grpc": server.address, "pid": os.getpid()}
@@ -114,6 +122,27 @@ def _parser() -> argparse.ArgumentParser:
         prog="seam-inference",
         description="Serves models behind seam.inference.v1. Settings come from the environment: SEAM_CHAT_MODEL, "
         "SEAM_EMBED_MODEL, SEAM_SCORE_MODEL, SEAM_INFERENCE_LISTEN and others.",
+    )
+    parser.add_argument(
+        "--replay",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="answer from recorded sessions (SEAM_RECORD_FOLDER makes them) instead of models: a fake for tests",
+    )
+    parser.add_argument(
+        "--replay-pace",
+        type=Pace,
+        choices=list(Pace),
+        default=Pace.RECORDED,
+        help="as far apart as it was recorded, or as fast as it is read",
+    )
+    parser.add_argument(
+        "--replay-match",
+        type=Match,
+        choices=list(Match),
+        default=Match.CONTENT,
+        help="answer what was asked so before, or give the recorded answers in turn whatever is asked",
     )
     parser.add_argument(
         "--ready-file",

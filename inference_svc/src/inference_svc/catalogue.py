@@ -28,6 +28,13 @@ class Catalogue:
         self._listeners: list[Callable[[], None]] = []
         self.version = 0  # counts the changes
 
+    @classmethod
+    def fixed(cls, models: Sequence[ModelInfo]) -> "Catalogue":
+        """Of models that are ready and stay so; nothing of them is loaded here."""
+        catalogue = cls(())
+        catalogue._entries = {model.name: CatalogueEntry(model, ModelState.READY) for model in models}
+        return catalogue
+
     def listen(self, listener: Callable[[], None]) -> None:
         """It is called after every change."""
         self._listeners.append(listener)

@@ -12,7 +12,7 @@ from seam.inference.v1 import model_service_pb2 as model_pb
 from seam.inference.v1 import model_service_pb2_grpc as model_grpc
 from seam.inference.v1 import session_pb2 as session_pb
 
-from inference_svc.admission import Admission
+from inference_svc.answering import Admits
 from inference_svc.catalogue import Catalogue
 from inference_svc.errors import InvalidField, ModelControlOff
 from inference_svc.requests import Accepted, Context, Finished, Request, Score, Scores, Tokens, Vector, Vectors, Work
@@ -59,7 +59,7 @@ class InferenceServicer(service_grpc.InferenceServiceServicer):
     would be left where it stood until it is collected."""
 
     def __init__(
-        self, sessions: SessionService, calls: Calls, admission: Admission, clock: Callable[[], float]
+        self, sessions: SessionService, calls: Calls, admission: Admits[Any], clock: Callable[[], float]
     ) -> None:
         self._sessions = sessions
         self._calls = calls
@@ -121,9 +121,9 @@ class InferenceServicer(service_grpc.InferenceServiceServicer):
 
 
 class ModelServicer(model_grpc.ModelServiceServicer):
-    """`may_change`: whether callers may change what is served."""
+    """`may_change`: whether callers may change what is served. There is no residency where nobody can."""
 
-    def __init__(self, catalogue: Catalogue, residency: Residency, *, may_change: bool) -> None:
+    def __init__(self, catalogue: Catalogue, residency: Residency | None, *, may_change: bool) -> None:
         self._catalogue = catalogue
         self._residency = residency
         self._may_change = may_change
@@ -151,9 +151,9 @@ class ModelServicer(model_grpc.ModelServiceServicer):
 
     async def LoadModel(self, request: model_pb.LoadModelRequest, call: Call) -> None:  # type: ignore[override]
         async with telling(call):
-            self._check_allowed()
+            residency = self._changeable()
             spec = read_model_spec(request.spec)
-            loading = self._residency.load(spec)
+            loading = residency.load(spec)
             async with aclosing(loading.progresses()) as progresses:
                 async for progress in progresses:
                     await call.write(write_load_progress(progress))
@@ -161,31 +161,29 @@ class ModelServicer(model_grpc.ModelServiceServicer):
 
     async def UnloadModel(self, request: model_pb.UnloadModelRequest, call: Call) -> model_pb.UnloadModelResponse:
         async with telling(call):
-            self._check_allowed()
-            handed_back = await self._residency.unload(request.name, read_grace(request))
+            handed_back = await self._changeable().unload(request.name, read_grace(request))
             return model_pb.UnloadModelResponse(handed_back_count=handed_back)
         raise AssertionError("telling() ends the call")
 
     async def SleepModel(self, request: model_pb.SleepModelRequest, call: Call) -> model_pb.SleepModelResponse:
         async with telling(call):
-            self._check_allowed()
-            await self._residency.sleep(request.name)
+            await self._changeable().sleep(request.name)
             return model_pb.SleepModelResponse(model=self._model(request.name))
         raise AssertionError("telling() ends the call")
 
     async def WakeModel(self, request: model_pb.WakeModelRequest, call: Call) -> model_pb.WakeModelResponse:
         async with telling(call):
-            self._check_allowed()
-            await self._residency.wake(request.name)
+            await self._changeable().wake(request.name)
             return model_pb.WakeModelResponse(model=self._model(request.name))
         raise AssertionError("telling() ends the call")
 
     def _model(self, name: str) -> model_pb.Model:
         return write_model(self._catalogue.entry(name, "name"))
 
-    def _check_allowed(self) -> None:
-        if not self._may_change:
+    def _changeable(self) -> Residency:
+        if self._residency is None or not self._may_change:
             raise ModelControlOff("models are not changed by call here (SEAM_ALLOW_MODEL_CONTROL)")
+        return self._residency
 
 
 def _generate_response(answer: Answer) -> service_pb.GenerateResponse:

@@ -1,17 +1,21 @@
-"""What the link costs: `python -m load.link` from tests/ (`--parts cost boundary cancel slow_reader`, `--quick`).
+"""What the link costs: `python -m load.link` from tests/ (`--parts cost boundary`, ... , `--quick`).
+
 
 - cost: CPU microseconds a token and a vector, on each side, through the session and with a call for each request, in
   the same run, at 8, 64 and 512 in flight; beside it what the engine alone spends. The model costs next to nothing.
 - boundary: throughput and latency through TCP over those of the same engine in the same process.
 - cancel: from the cancel in the business to the slot's being free, in milliseconds and in steps begun meanwhile.
 - slow_reader: what one reader that does not read takes from 63 that do.
+- recording: what recording costs the replica, in CPU and in the rate and the gaps that its readers see.
 """
 
 import argparse
 import asyncio
 import contextlib
 import json
+import os
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -59,10 +63,10 @@ class Remote:
 
 
 @contextlib.asynccontextmanager
-async def remote(slots: int, step_seconds: float) -> AsyncIterator[Remote]:
+async def remote(slots: int, step_seconds: float, **environment: str) -> AsyncIterator[Remote]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "load.link_replica", "127.0.0.1:0", str(slots), str(step_seconds),
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=TESTS,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=TESTS, env={**os.environ, **environment},
     )  # fmt: skip
     assert process.stdin is not None and process.stdout is not None  # noqa: PT018
     try:
@@ -309,6 +313,41 @@ async def slow_reader(rounds: int, tokens: int) -> list[dict[str, object]]:
     ]
 
 
+async def recording(rounds: int, tokens: int) -> list[dict[str, object]]:
+    """64 streams, a step of 5 ms, on three replicas in turn; the round of least CPU counts."""
+    in_flight, step = 64, 0.005
+    seen: dict[str, list[tuple[float, float, float, float]]] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        ways: dict[str, tuple[Remote, Pool]] = {}
+        for way in ("off", "redacted", "plain"):
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            settings = {} if way == "off" else {"SEAM_RECORD_FOLDER": folder, "SEAM_RECORD_TEXT": way}
+            replica = await stack.enter_async_context(remote(in_flight, step, **settings))
+            ways[way] = replica, await stack.enter_async_context(pool_to(GrpcConnector(replica.address)))
+        for number in range(rounds):
+            print(f"recording: round {number + 1} of {rounds} ...", flush=True)
+            for way, (replica, pool) in ways.items():
+                gaps: list[float] = []
+                began = time.perf_counter()
+                _, there = await spent(
+                    replica, in_flight * tokens, all_at_once(in_flight, lambda n, p=pool, g=gaps: read(p, n, tokens, g))
+                )
+                rate = in_flight * tokens / (time.perf_counter() - began)
+                seen.setdefault(way, []).append((there, rate, percentile(gaps, 0.5), percentile(gaps, 0.99)))
+    least = {way: min(runs) for way, runs in seen.items()}
+    return [
+        {
+            "recording": way,
+            "replica_us_a_token": there,
+            "over_off": there / least["off"][0],
+            "tokens_per_second": rate,
+            "gap_p50_ms": 1000 * p50,
+            "gap_p99_ms": 1000 * p99,
+        }
+        for way, (there, rate, p50, p99) in least.items()
+    ]
+
+
 async def run(parts: list[str], quick: bool) -> None:
     rounds, tokens_in_all = (1, 4_000) if quick else (3, 30_000)
     if "cost" in parts:
@@ -322,9 +361,12 @@ async def run(parts: list[str], quick: bool) -> None:
     if "slow_reader" in parts:
         rows = await slow_reader(rounds, 60 if quick else 400)
         report("One slow reader among 63 fast ones", rows, name="link_slow_reader")
+    if "recording" in parts:
+        rows = await recording(rounds, 60 if quick else 400)
+        report("What recording costs, 64 streams, a step of 5 ms", rows, name="link_recording")
 
 
-PARTS = ["cost", "boundary", "cancel", "slow_reader"]
+PARTS = ["cost", "boundary", "cancel", "slow_reader", "recording"]
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,6 +1,5 @@
 """What the link costs: `python -m load.link` from tests/ (`--parts cost boundary`, ... , `--quick`).
 
-
 - cost: CPU microseconds a token and a vector, on each side, through the session and with a call for each request, in
   the same run, at 8, 64 and 512 in flight; beside it what the engine alone spends. The model costs next to nothing.
 - boundary: throughput and latency through TCP over those of the same engine in the same process.

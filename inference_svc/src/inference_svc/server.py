@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
 
 from inference_svc.admission import Admission, AdmissionLimits
 from inference_svc.catalogue import Catalogue
@@ -19,6 +20,7 @@ from inference_svc.settings import Settings
 from inference_svc.wire.calls import Calls
 from inference_svc.wire.grpc_server import SERVICES, bind, grpc_server
 from inference_svc.wire.health import Health
+from inference_svc.wire.open_inference.servicer import SERVER_NAME, OpenInferenceServicer
 from inference_svc.wire.peers import AllowedPeers
 from inference_svc.wire.servicers import InferenceServicer, ModelServicer
 from inference_svc.wire.session import SessionLimits, SessionService
@@ -51,9 +53,13 @@ class InferenceServer:
         self.session_service = SessionService(
             engine, admission, catalogue, limits, replica_id, time.monotonic, recorder
         )
+        may_change = settings.models_may_change
         self.grpc = grpc_server(
             InferenceServicer(self.session_service, self.calls, admission, time.monotonic),
-            ModelServicer(catalogue, residency, may_change=settings.models_may_change),
+            ModelServicer(catalogue, residency, may_change=may_change),
+            OpenInferenceServicer(
+                self.calls, catalogue, residency, time.monotonic, version(SERVER_NAME), may_change=may_change
+            ),
             self.health,
             settings.max_message_bytes,
             AllowedPeers(settings.link_clients) if settings.link_files else None,
@@ -87,7 +93,7 @@ class InferenceServer:
         await self.health.leaving()
         self.residency.draining = True
         self.session_service.drain()
-        self.calls.draining = True
+        self.calls.leaving.set()
 
     async def lose_engine(self, reason: str) -> None:
         _log.error("the engine has stopped for good: %s", reason)

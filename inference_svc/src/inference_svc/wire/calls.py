@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from inference_svc.answering import Admits, Answers
@@ -27,17 +27,18 @@ Answer = Accepted | Tokens | Vectors | Scores | Finished
 
 @dataclass(slots=True, eq=False)
 class Calls:
-    """Runs requests that come one call at a time. Owned by the event loop."""
+    """Runs requests that come one call at a time. Owned by the event loop. `leaving` is set for good when no more are
+    taken."""
 
     engine: Answers[Any]
     admission: Admits[Any]
-    draining: bool = False
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def answers(self, request: Request) -> AsyncGenerator[Answer, None]:
         """Accepted first, Finished last; raises the request's SeamError. Tokens that the consumer came back from are
         granted anew, so one that does not come back stops the generation. Consume under `aclosing`: closing it before
         the end cancels the request."""
-        if self.draining:
+        if self.leaving.is_set():
             raise Draining("this replica takes no new work")
         if isinstance(request.work, GenerateWork):
             request = replace(request, credits=WINDOW)

@@ -5,16 +5,19 @@ from collections.abc import Sequence
 import grpc
 from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from inference import open_inference_pb2
+from inference.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from seam.inference.v1 import inference_service_pb2, model_service_pb2
 from seam.inference.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
 from seam.inference.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 
 from inference_svc.wire.health import Health
+from inference_svc.wire.open_inference.servicer import OpenInferenceServicer
 from inference_svc.wire.peers import AllowedPeers
 from inference_svc.wire.reflection import add_reflection
 from inference_svc.wire.servicers import InferenceServicer, ModelServicer
 
-CONTRACT_FILES = (inference_service_pb2.DESCRIPTOR, model_service_pb2.DESCRIPTOR)
+CONTRACT_FILES = (inference_service_pb2.DESCRIPTOR, model_service_pb2.DESCRIPTOR, open_inference_pb2.DESCRIPTOR)
 MIN_PING_INTERVAL_MS = 900  # clients may ping every second
 SERVICES = tuple(service.full_name for file in CONTRACT_FILES for service in file.services_by_name.values())
 
@@ -22,6 +25,7 @@ SERVICES = tuple(service.full_name for file in CONTRACT_FILES for service in fil
 def grpc_server(
     inference: InferenceServicer,
     models: ModelServicer,
+    open_inference: OpenInferenceServicer,
     health: Health,
     max_message_bytes: int,
     peers: AllowedPeers | None = None,
@@ -30,6 +34,7 @@ def grpc_server(
     server = grpc.aio.server(options=_options(max_message_bytes), interceptors=() if peers is None else (peers,))
     add_InferenceServiceServicer_to_server(inference, server)
     add_ModelServiceServicer_to_server(models, server)
+    add_GRPCInferenceServiceServicer_to_server(open_inference, server)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     channelz.add_channelz_servicer(server)
     add_reflection(server, (*CONTRACT_FILES, health_pb2.DESCRIPTOR, channelz_pb2.DESCRIPTOR))

@@ -4,9 +4,10 @@ import filecmp
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
+
+from environments import CannotInstall, interpreter_of
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = ("protobuf==7.35.1", "grpcio==1.85.1")
@@ -69,15 +70,12 @@ def refused_by_oldest() -> str | None:
     for pin in OLDEST:
         if pin.replace("==", ">=") not in accepted:
             return f"protos/pyproject.toml no longer says {pin.replace('==', '>=')}: tools/contracts.py must follow"
-    folder = ROOT / ".venvs/oldest"
-    stamp = folder / "seam-ready"
-    if not stamp.exists() or stamp.read_text() != " ".join(OLDEST):
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        pip = [folder / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *OLDEST, "googleapis-common-protos"], check=True)
-        stamp.write_text(" ".join(OLDEST))
+    try:
+        python = interpreter_of("oldest", [*OLDEST, "googleapis-common-protos"])
+    except CannotInstall as error:
+        return str(error)
     ended = subprocess.run(
-        [folder / "bin/python", "-W", "error", ROOT / "tools/load_stubs.py", ROOT / STUBS],
+        [python, "-W", "error", ROOT / "tools/load_stubs.py", ROOT / STUBS],
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,7 +1,8 @@
 """What the link costs: `python -m load.link` from tests/ (`--parts cost boundary`, ... , `--quick`).
 
-- cost: CPU microseconds a token and a vector, on each side, through the session and with a call for each request, in
-  the same run, at 8, 64 and 512 in flight; beside it what the engine alone spends. The model costs next to nothing.
+- cost: CPU microseconds a token and a vector, on each side, through the session and with a call for each request (of
+  the Open Inference Protocol too, for vectors), in the same run, at 8, 64 and 512 in flight; beside it what the engine
+  alone spends. The model costs next to nothing.
 - boundary: throughput and latency through TCP over those of the same engine in the same process.
 - cancel: from the cancel in the business to the slot's being free, in milliseconds and in steps begun meanwhile.
 - slow_reader: what one reader that does not read takes from 63 that do.
@@ -36,6 +37,8 @@ from business_svc.link.duplex import Connector
 from business_svc.link.grpc_duplex import GrpcConnector
 from business_svc.link.in_process_duplex import InProcessConnector
 from business_svc.link.pool import Pool, PoolSettings
+from inference import open_inference_pb2
+from inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from seam.inference.v1 import inference_service_pb2, work_pb2
 from seam.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 
@@ -118,6 +121,16 @@ async def call_embed(stub: InferenceServiceStub, number: int) -> None:
     await stub.Embed(inference_service_pb2.EmbedRequest(model="embed", work=work))
 
 
+async def open_infer(stub: GRPCInferenceServiceStub, number: int) -> None:
+    text = f"text {number}".encode()
+    request = open_inference_pb2.ModelInferRequest(
+        model_name="embed", raw_input_contents=[len(text).to_bytes(4, "little") + text]
+    )
+    request.inputs.add(name="text", datatype="BYTES", shape=[1])
+    request.outputs.add(name="embedding")
+    await stub.ModelInfer(request)
+
+
 async def all_at_once(in_flight: int, ask: Ask) -> None:
     async with asyncio.TaskGroup() as group:
         for number in range(in_flight):
@@ -149,6 +162,7 @@ class Ways:
 
     pool: Pool
     stub: InferenceServiceStub
+    open_stub: GRPCInferenceServiceStub
     in_flight: int
     tokens: int
     vectors: int
@@ -165,6 +179,9 @@ class Ways:
     async def vectors_by_call(self) -> None:
         await workers(self.in_flight, self.vectors, lambda number: call_embed(self.stub, number))
 
+    async def vectors_by_open_inference(self) -> None:
+        await workers(self.in_flight, self.vectors, lambda number: open_infer(self.open_stub, number))
+
     def each(self) -> list[tuple[str, str, int, Callable[[], Awaitable[None]]]]:
         tokens = self.in_flight * self.tokens
         return [
@@ -172,6 +189,7 @@ class Ways:
             ("token", "call each", tokens, self.tokens_by_call),
             ("vector", "session", self.vectors, self.vectors_by_session),
             ("vector", "call each", self.vectors, self.vectors_by_call),
+            ("vector", "ModelInfer each", self.vectors, self.vectors_by_open_inference),
         ]
 
     async def warm(self) -> None:
@@ -194,7 +212,8 @@ async def cost_at(in_flight: int, rounds: int, tokens_in_all: int) -> list[dict[
         pool_to(GrpcConnector(replica.address)) as pool,
         grpc.aio.insecure_channel(replica.address) as channel,
     ):
-        ways = Ways(pool, InferenceServiceStub(channel), in_flight, tokens, max(2 * in_flight, tokens_in_all // 16))
+        stubs = InferenceServiceStub(channel), GRPCInferenceServiceStub(channel)
+        ways = Ways(pool, *stubs, in_flight, tokens, max(2 * in_flight, tokens_in_all // 16))
         await ways.warm()
         for number in range(rounds):
             print(f"cost at {in_flight}: round {number + 1} of {rounds} ...", flush=True)

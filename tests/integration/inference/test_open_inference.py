@@ -13,6 +13,7 @@ from inference_svc.wire.calls import WINDOW
 from inference_svc.wire.open_inference.streaming import MAX_IN_FLIGHT
 from seam.inference.v1 import inference_service_pb2 as pb
 from seam.inference.v1 import model_service_pb2 as model_pb
+from support.open_inference import set_parameter
 
 from .conftest import running
 from .test_calls import asked as asked_by_contract
@@ -36,18 +37,6 @@ def infer(model, raw=None, outputs=(), request_id="", **parameters):
     for name, value in parameters.items():
         set_parameter(request.parameters[name], value)
     return request
-
-
-def set_parameter(parameter, value):
-    match value:
-        case bool():
-            parameter.bool_param = value
-        case int():
-            parameter.int64_param = value
-        case float():
-            parameter.double_param = value
-        case str():
-            parameter.string_param = value
 
 
 def said(text="hello", tokens=8, **more):

@@ -22,6 +22,7 @@ from inference_svc.wire.open_inference.tensors import (
     read_texts,
     texts_tensor,
 )
+from support.open_inference import set_parameter
 
 TEXT = TensorSpec("text", BYTES, (ANY,))
 FLAG = TensorSpec("flag", BOOL, (1,), optional=True)
@@ -126,16 +127,7 @@ def test_texts_counts_and_flags_are_told_by_their_types():
 @given(st.one_of(st.booleans(), st.integers(-(1 << 63), (1 << 63) - 1), st.floats(allow_nan=False), st.text()))
 def test_a_parameter_has_the_value_that_was_put_in(value):
     message = pb.ModelInferRequest()
-    parameter = message.parameters["name"]
-    match value:
-        case bool():
-            parameter.bool_param = value
-        case int():
-            parameter.int64_param = value
-        case float():
-            parameter.double_param = value
-        case str():
-            parameter.string_param = value
+    set_parameter(message.parameters["name"], value)
     assert values_of(message.parameters) == {"name": value}
 
 

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from inference_svc.catalogue import Catalogue
@@ -18,6 +19,7 @@ from inference_svc.settings import Settings
 from inference_svc.wire.calls import Calls
 from inference_svc.wire.grpc_server import SERVICES, bind, grpc_server
 from inference_svc.wire.health import Health
+from inference_svc.wire.open_inference.servicer import SERVER_NAME, OpenInferenceServicer
 from inference_svc.wire.peers import AllowedPeers
 from inference_svc.wire.servicers import InferenceServicer, ModelServicer
 from inference_svc.wire.session import SessionLimits, SessionService
@@ -52,6 +54,9 @@ class ReplayServer:
         self.grpc = grpc_server(
             InferenceServicer(self.session_service, self.calls, admission, time.monotonic),
             ModelServicer(self.catalogue, None, may_change=False),
+            OpenInferenceServicer(
+                self.calls, self.catalogue, None, time.monotonic, version(SERVER_NAME), may_change=False
+            ),
             self.health,
             settings.max_message_bytes,
             AllowedPeers(settings.link_clients) if settings.link_files else None,
@@ -74,7 +79,7 @@ class ReplayServer:
         """As an inference server does: sessions hand back what they hold, calls have `grace` seconds to end."""
         await self.health.leaving()
         self.session_service.drain()
-        self.calls.draining = True
+        self.calls.leaving.set()
         await self.grpc.stop(grace)
 
 

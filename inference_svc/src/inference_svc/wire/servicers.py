@@ -14,7 +14,7 @@ from seam.inference.v1 import session_pb2 as session_pb
 
 from inference_svc.answering import Admits
 from inference_svc.catalogue import Catalogue
-from inference_svc.errors import InvalidField, ModelControlOff
+from inference_svc.errors import InvalidField
 from inference_svc.requests import Accepted, Context, Finished, Request, Score, Scores, Tokens, Vector, Vectors, Work
 from inference_svc.residency import Residency
 from inference_svc.wire.calls import Answer, Calls
@@ -31,6 +31,7 @@ from inference_svc.wire.inference_wire import (
     write_score_response,
     write_tokens,
 )
+from inference_svc.wire.model_control import changeable
 from inference_svc.wire.model_wire import read_grace, read_model_spec, write_load_progress
 from inference_svc.wire.session import SessionService
 from inference_svc.wire.status_wire import status_of
@@ -181,9 +182,7 @@ class ModelServicer(model_grpc.ModelServiceServicer):
         return write_model(self._catalogue.entry(name, "name"))
 
     def _changeable(self) -> Residency:
-        if self._residency is None or not self._may_change:
-            raise ModelControlOff("models are not changed by call here (SEAM_ALLOW_MODEL_CONTROL)")
-        return self._residency
+        return changeable(self._residency, may_change=self._may_change)
 
 
 def _generate_response(answer: Answer) -> service_pb.GenerateResponse:

@@ -8,10 +8,11 @@ from inference import open_inference_pb2 as pb
 from inference import open_inference_pb2_grpc as open_inference_grpc
 
 from inference_svc.catalogue import Catalogue
-from inference_svc.errors import FieldViolation, InvalidField, ModelControlOff, ModelNotFound
+from inference_svc.errors import FieldViolation, InvalidField, ModelNotFound
 from inference_svc.requests import GenerateWork, ModelInfo, Tokens
 from inference_svc.residency import Residency
 from inference_svc.wire.calls import Calls
+from inference_svc.wire.model_control import changeable
 from inference_svc.wire.open_inference.answering import (
     VERSION,
     Gathering,
@@ -44,7 +45,7 @@ class OpenInferenceServicer(open_inference_grpc.GRPCInferenceServiceServicer):
         self,
         calls: Calls,
         catalogue: Catalogue,
-        residency: Residency,
+        residency: Residency | None,
         clock: Callable[[], float],
         version: str,
         *,
@@ -160,20 +161,20 @@ class OpenInferenceServicer(open_inference_grpc.GRPCInferenceServiceServicer):
         self, request: pb.RepositoryModelLoadRequest, call: Call
     ) -> pb.RepositoryModelLoadResponse:
         async with telling(call):
-            self._check_allowed()
+            residency = self._changeable()
             check_repository(request.repository_name)
             with naming_tensors():
-                await self._load(request)
+                await self._load(request, residency)
             return pb.RepositoryModelLoadResponse()
         raise AssertionError("telling() ends the call")
 
-    async def _load(self, request: pb.RepositoryModelLoadRequest) -> None:
+    async def _load(self, request: pb.RepositoryModelLoadRequest, residency: Residency) -> None:
         spec = read_load(request)
         if spec is None:
             self._catalogue.entry(request.model_name, "model_name")
-            await self._residency.wake(request.model_name)
+            await residency.wake(request.model_name)
             return
-        async with aclosing(self._residency.load(spec).progresses()) as progresses:
+        async with aclosing(residency.load(spec).progresses()) as progresses:
             async for _ in progresses:
                 pass
 
@@ -181,17 +182,16 @@ class OpenInferenceServicer(open_inference_grpc.GRPCInferenceServiceServicer):
         self, request: pb.RepositoryModelUnloadRequest, call: Call
     ) -> pb.RepositoryModelUnloadResponse:
         async with telling(call):
-            self._check_allowed()
+            residency = self._changeable()
             check_repository(request.repository_name)
             check_unload(request)
             self._catalogue.entry(request.model_name, "model_name")
-            await self._residency.unload(request.model_name, UNLOAD_GRACE)
+            await residency.unload(request.model_name, UNLOAD_GRACE)
             return pb.RepositoryModelUnloadResponse()
         raise AssertionError("telling() ends the call")
 
-    def _check_allowed(self) -> None:
-        if not self._may_change:
-            raise ModelControlOff("models are not changed by call here (SEAM_ALLOW_MODEL_CONTROL)")
+    def _changeable(self) -> Residency:
+        return changeable(self._residency, may_change=self._may_change)
 
 
 def _header(value: str | bytes | None) -> str:

@@ -147,6 +147,7 @@ class EchoRunner:
         gate: Gate | None = None,
         memory_tokens: int | None = None,
         share_prefixes: bool = False,
+        loses_device: bool = True,
     ) -> None:
         self.slot_count = slot_count
         self.max_context_tokens = max_context_tokens
@@ -162,6 +163,7 @@ class EchoRunner:
         self._characters = [character.encode() for character in alphabet]
         self._end_one_in = end_one_in
         self._share_prefixes = share_prefixes
+        self._loses_device = loses_device
         self._seen: set[tuple[int, ...]] = set()
         self._slots: dict[int, _Slot] = {}
 
@@ -208,7 +210,7 @@ class EchoRunner:
         tokens = sum(len(row.token_ids) for row in rows)
         if self.memory_tokens is not None and tokens > self.memory_tokens:
             raise OutOfDeviceMemory(f"{tokens} tokens")
-        if any(LOST in row.token_ids for row in rows):
+        if self._loses_device and any(LOST in row.token_ids for row in rows):
             raise DeviceLost("the device fell off the bus")
         if any(POISON in row.token_ids for row in rows):
             raise RuntimeError("a poisoned row")
@@ -298,8 +300,16 @@ def _allowed(form: Form, generation: Generation, draw: int) -> int:
 class EchoEncoder:
     """An EncoderRunner: each input's row is a pure function of its ids, with numbers in [-1, 1]."""
 
-    def __init__(self, *, width: int = 8, gate: Gate | None = None, memory_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        width: int = 8,
+        gate: Gate | None = None,
+        memory_tokens: int | None = None,
+        loses_device: bool = True,
+    ) -> None:
         self.width = width
+        self._loses_device = loses_device
         self.gate = gate or Gate()
         self.memory_tokens = memory_tokens
         self.passes: list[tuple[EncodedInput, ...]] = []  # what was computed, pass by pass
@@ -321,7 +331,7 @@ class EchoEncoder:
             raise AssertionError("a pass of no inputs")
         if self.memory_tokens is not None and sum(len(each.token_ids) for each in inputs) > self.memory_tokens:
             raise OutOfDeviceMemory("pass too big")
-        if any(LOST in each.token_ids for each in inputs):
+        if self._loses_device and any(LOST in each.token_ids for each in inputs):
             raise DeviceLost("the device fell off the bus")
         if any(POISON in each.token_ids for each in inputs):
             raise RuntimeError("a poisoned input")

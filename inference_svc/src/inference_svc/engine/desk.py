@@ -16,6 +16,7 @@ from inference_svc.engine.door import Door, Facts, Need
 from inference_svc.errors import DuplicateRequest, ModelBusy, ModelNotFound, SeamError, TaskNotSupported
 from inference_svc.requests import Encoding, Event, Failed, Finished, Generation, Priority, Task
 
+_LONGEST_WAIT = 3600.0  # seconds; a deadline may be further away than a lock can wait
 _WORK_OF = {Task.GENERATE: Generation, Task.EMBED: Encoding, Task.SCORE: Encoding}
 
 
@@ -247,9 +248,10 @@ class Desk:
             return commands
 
     def wait(self, timeout: float | None) -> None:
-        """Returns when something came, or at the time-out."""
+        """Returns when something came, at the time-out, or after an hour."""
+        most = _LONGEST_WAIT if timeout is None else min(timeout, _LONGEST_WAIT)
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._commands or self._grants) or self._nudged, timeout)
+            self._changed.wait_for(lambda: bool(self._commands or self._grants) or self._nudged, most)
 
     def learn(self, facts: Mapping[str, Facts]) -> dict[str, float]:
         """What the step left. Returns each model's wait for a request of normal priority."""

@@ -1,6 +1,7 @@
 """What a session has yet to tell its reader, and how much of it goes into the next frame. A plain state machine."""
 
 from collections import deque
+from dataclasses import dataclass
 
 from seam.inference.v1 import session_pb2 as session_pb
 
@@ -10,15 +11,26 @@ from inference_svc.wire.inference_wire import TokenColumns, are_plain_tokens, wr
 FRAME_BYTES = 1 << 20  # a frame is closed when it is over this; no single event comes near the message limit
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a frame says of one request: how many tokens, and whether its end."""
+
+    request_id: int
+    token_count: int
+    ended: bool
+
+
 class Outbox:
-    """News waits here while the writer is busy. Tokens are bounded by the requests' credits, requests by the session's
-    limit, refusals by whoever asks `refusal_count` before reading on."""
+    """News waits here while the writer is busy. Plain tokens are bounded by what the requests may run ahead, requests
+    by the session's limit, refusals by whoever asks `refusal_count` before reading on, everything else by whoever asks
+    `heavy_bytes`."""
 
     def __init__(self, *, columns: bool = False) -> None:
         """`columns`: whether the peer reads tokens column by column."""
         self._columns = columns
         self._pending: dict[int, list[Event]] = {}  # per request, in order; requests by their oldest news
         self._refusals: deque[tuple[int, Failed]] = deque()
+        self.heavy_bytes = 0  # about, of all that waits and is no plain token
 
     def __bool__(self) -> bool:
         return bool(self._pending or self._refusals)
@@ -29,38 +41,55 @@ class Outbox:
 
     def put(self, request_id: int, event: Event) -> None:
         """News of a live request."""
+        if _is_heavy(event):
+            self.heavy_bytes += _size_of(event)
         self._pending.setdefault(request_id, []).append(event)
 
     def refuse(self, request_id: int, refusal: Failed) -> None:
         """A failed event that is not the end of a live request."""
         self._refusals.append((request_id, refusal))
 
-    def fill(self, frame: session_pb.SessionResponse) -> list[int]:
-        """Moves news into the frame until it is empty or the frame is full. Returns the requests whose end went in."""
+    def clear(self) -> None:
+        self._pending.clear()
+        self._refusals.clear()
+        self.heavy_bytes = 0
+
+    def fill(self, frame: session_pb.SessionResponse) -> list[Written]:
+        """Moves news into the frame until it is empty or the frame is full. Returns what went in."""
         room = FRAME_BYTES
         while self._refusals and room > 0:
             request_id, refusal = self._refusals.popleft()
             write_events(request_id, (refusal,), frame)
             room -= _size_of(refusal)
-        ended = []
+        written = []
         columns = TokenColumns()
         while self._pending and room > 0:
             request_id = next(iter(self._pending))
             events = self._pending.pop(request_id)
-            taken = 0
+            taken = token_count = 0
             while taken < len(events) and room > 0:
-                room -= _size_of(events[taken])
+                event = events[taken]
+                size = _size_of(event)
+                room -= size
                 taken += 1
+                if isinstance(event, Tokens):
+                    token_count += len(event.ids)
+                if _is_heavy(event):
+                    self.heavy_bytes -= size
             if self._columns and are_plain_tokens(events):
                 columns.add(request_id, events[:taken])
             else:
                 write_events(request_id, events[:taken], frame)
             if taken < len(events):
                 self._pending[request_id] = events[taken:]
-            elif isinstance(events[-1], Finished | Failed):
-                ended.append(request_id)
+            ended = taken == len(events) and isinstance(events[-1], Finished | Failed)
+            written.append(Written(request_id, token_count, ended))
         columns.write(frame)
-        return ended
+        return written
+
+
+def _is_heavy(event: Event) -> bool:
+    return not isinstance(event, Tokens) or bool(event.logprobs or event.prompt_logprobs)
 
 
 def _size_of(event: Event) -> int:

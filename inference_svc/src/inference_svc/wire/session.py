@@ -5,6 +5,7 @@ Rules, as the contract has them:
 - hello first and alone, then never again; welcome answers it, heartbeats follow when nothing else does.
 - Every submit ends in exactly one failed or finished event; nothing about a request follows its end.
 - A request counts as live until its end was put in a frame: a peer that does not read is soon refused new work.
+- Nothing that a peer sends, or leaves unread, takes memory without bound.
 - When the stream ends in any way but a half-close, everything of it is cancelled at once.
 """
 
@@ -13,8 +14,8 @@ import hashlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 from seam.inference.v1 import model_service_pb2 as model_pb
 from seam.inference.v1 import session_pb2 as session_pb
@@ -31,7 +32,8 @@ from inference_svc.errors import (
     QueueFull,
     UnknownRequest,
 )
-from inference_svc.requests import Event, Failed, Finished, ModelLoad, Request
+from inference_svc.requests import Event, Failed, Finished, Generation, ModelLoad, Request
+from inference_svc.wire.allowance import Allowance, window_for
 from inference_svc.wire.inference_wire import read_submit, write_load, write_model
 from inference_svc.wire.outbox import Outbox
 
@@ -39,12 +41,14 @@ PROTOCOL_REVISION = 1
 MODELS_CHANGED = "models-changed"  # the capability of both sides
 MAX_ENTRIES = 65_536  # submits, cancels and grants in one frame
 MAX_REFUSALS = 4_096  # refusals that wait to be read before the session reads on
-LOOP_SHARE = 0.005  # seconds of reading submits before others on the event loop have a turn
+MAX_HELLO_BYTES = 64 * 1024
+LOOP_SHARE = 0.005  # seconds of reading a frame before others on the event loop have a turn
 TOKEN_COLUMNS = "token-columns"
 """The capability of a client that reads tokens column by column."""
 
 Serve = Callable[[AsyncIterator[session_pb.SessionRequest]], AsyncGenerator[session_pb.SessionResponse, None]]
 _log = logging.getLogger(__name__)
+Entry = TypeVar("Entry")
 
 
 class Recorder(Protocol):
@@ -57,11 +61,14 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """`heartbeat` and `hello_timeout` in seconds."""
+    """`heartbeat` and `hello_timeout` in seconds. `max_sessions` counts those that have not said hello too. A session
+    with more than about `max_unread_bytes` of results that wait to be read is given up."""
 
     max_live_requests: int = 2_048
     heartbeat: float = 0.5
     hello_timeout: float = 10.0
+    max_sessions: int = 256
+    max_unread_bytes: int = 32 * 1024 * 1024
 
 
 class SessionService:
@@ -86,6 +93,7 @@ class SessionService:
         self._replica_id = replica_id
         self._recorder = recorder
         self._sessions: set[_Session] = set()
+        self._stream_count = 0
         catalogue.listen(self._models_changed)
 
     @property
@@ -112,17 +120,24 @@ class SessionService:
             raise Draining("this replica takes no new sessions")
         if not self._catalogue.all_ready:
             raise ModelNotReady("models are loading")
-        hello = await self._hello(frames)
-        session = _Session(self, hello)
-        self._sessions.add(session)
+        most = self.limits.max_sessions
+        if self._stream_count >= most:
+            raise QueueFull(f"this replica has {most} sessions, the most it may", retry_after=1.0)
+        self._stream_count += 1
+        session = None
         try:
+            hello = await self._hello(frames)
+            session = _Session(self, hello)
+            self._sessions.add(session)
             yield self._welcome(hello)
             session.start(frames)
             while (frame := await session.next_frame()) is not None:
                 yield frame
         finally:
-            self._sessions.discard(session)
-            await session.close()
+            self._stream_count -= 1
+            if session is not None:
+                self._sessions.discard(session)
+                await session.close()
 
     async def _hello(self, frames: AsyncIterator[session_pb.SessionRequest]) -> session_pb.Hello:
         try:
@@ -136,6 +151,8 @@ class SessionService:
             raise MalformedFrame("the first frame must have hello")
         if frame.submits or frame.cancels or frame.grants:
             raise MalformedFrame("the first frame must have hello alone")
+        if frame.ByteSize() > MAX_HELLO_BYTES:
+            raise MalformedFrame(f"a hello has at most {MAX_HELLO_BYTES} bytes")
         if frame.hello.protocol_revision < 1:
             raise ProtocolRevision(f"this server speaks revisions 1 to {PROTOCOL_REVISION}")
         return frame.hello
@@ -172,11 +189,13 @@ class SessionService:
 
 @dataclass(slots=True, eq=False)
 class _Live:
-    """A request from its submit until its end is in a frame. While `admitting`, grants are kept in `early_credits`."""
+    """A request from its submit until its end is in a frame. While `admitting`, grants are kept in `early_credits`;
+    `allowance` is there from then on, for a generation."""
 
     fingerprint: bytes
     admitting: asyncio.Task[None] | None = None
     early_credits: int = 0
+    allowance: Allowance | None = None
     ended: bool = False
 
 
@@ -196,6 +215,7 @@ class _Session:
         self._reader: asyncio.Task[None] | None = None
         self._admissions: set[asyncio.Task[None]] = set()
         self._told_draining = False
+        self._given_up: QueueFull | None = None
 
     # --- the engine's side ---
 
@@ -209,7 +229,20 @@ class _Session:
             live = self._live.get(request_id)
             if live is not None and not live.ended:
                 self._tell(request_id, live, event)
+        if self._outbox.heavy_bytes > self._service.limits.max_unread_bytes:
+            self._give_up()
         self.wake()
+
+    def _give_up(self) -> None:
+        """Nobody reads: what waits is dropped at once, the stream ends when its writer comes back."""
+        most = self._service.limits.max_unread_bytes
+        self._given_up = QueueFull(f"the reader left more than {most} bytes of results unread")
+        self._service.engine.close_outlet(self)
+        for live in self._live.values():
+            live.ended = True
+            if live.admitting is not None:
+                live.admitting.cancel()
+        self._outbox.clear()
 
     def _tell(self, request_id: int, live: _Live, event: Event) -> None:
         live.ended = isinstance(event, Finished | Failed)
@@ -229,6 +262,8 @@ class _Session:
         assert self._reader is not None
         while True:
             self._wake.clear()
+            if self._given_up is not None:
+                raise self._given_up
             if self._reader.done() and (error := self._reader.exception()) is not None:
                 raise error
             if self._outbox or self._told_draining != self._service.draining or self._models_are_old:
@@ -252,12 +287,20 @@ class _Session:
         if self._models_are_old:
             self._models_told = self._service.models_version
             frame.models.models.extend(self._service.models())
-        for request_id in self._outbox.fill(frame):
-            del self._live[request_id]
+        for written in self._outbox.fill(frame):
+            if written.ended:
+                del self._live[written.request_id]
+            else:
+                self._go_on(written.request_id, written.token_count)
         self._told_draining = self._service.draining
         frame.load.CopyFrom(self._service.load())
         self._room.set()
         return frame
+
+    def _go_on(self, request_id: int, written: int) -> None:
+        live = self._live[request_id]
+        if live.allowance is not None and not live.ended and (more := live.allowance.written(written)):
+            self._service.engine.grant(self, request_id, more)
 
     async def close(self) -> None:
         """Cancels everything of the session, and waits until nothing of it runs on the event loop."""
@@ -276,20 +319,22 @@ class _Session:
             entries = len(frame.submits) + len(frame.cancels) + len(frame.grants)
             if entries > MAX_ENTRIES:
                 raise MalformedFrame(f"a frame has at most {MAX_ENTRIES} submits, cancels and grants, not {entries}")
-            await self._read_submits(frame.submits)
-            for cancel in frame.cancels:
-                self._cancel(cancel.request_id)
-            for grant in frame.grants:
-                self._grant(grant.request_id, grant.credits)
+            await self._read_each(frame.submits, self._submit)
+            await self._read_each(frame.cancels, self._cancel)
+            await self._read_each(frame.grants, self._grant)
             self.wake()
+            if self._given_up is not None:
+                return
             while self._outbox.refusal_count > MAX_REFUSALS:
                 self._room.clear()
                 await self._room.wait()
 
-    async def _read_submits(self, submits: Sequence[session_pb.Submit]) -> None:
+    async def _read_each(self, entries: Sequence[Entry], read: Callable[[Entry], None]) -> None:
         began = self._loop.time()
-        for submit in submits:
-            self._submit(submit)
+        for entry in entries:
+            read(entry)
+            if self._given_up is not None:
+                return
             if self._loop.time() - began > LOOP_SHARE:
                 self.wake()
                 await asyncio.sleep(0)
@@ -338,16 +383,21 @@ class _Session:
             live.admitting = None
             self._begin(request_id, live, ready)
             if live.early_credits:
-                self._service.engine.grant(self, request_id, live.early_credits)
+                self._hand_over(request_id, live, live.early_credits)
         except Exception as error:  # this request's own failure
             self._tell(request_id, live, Failed(error))
         self.wake()
 
     def _begin(self, request_id: int, live: _Live, ready: Any) -> None:
+        if isinstance(ready, Generation):
+            live.allowance = Allowance(ready.credits, window_for(ready.detail.top_logprob_count))
+            if (first := live.allowance.hand_over()) != ready.credits:
+                ready = replace(ready, credits=first)
         self._service.engine.submit(self, request_id, ready)
         self._tell(request_id, live, self._service.admission.accepted(ready))
 
-    def _cancel(self, request_id: int) -> None:
+    def _cancel(self, cancel: session_pb.Cancel) -> None:
+        request_id = cancel.request_id
         live = self._live.get(request_id)
         if live is None or live.ended:
             return
@@ -369,7 +419,8 @@ class _Session:
             self._tell(request_id, live, Failed(Draining("this replica leaves and hands back its work")))
         self.wake()
 
-    def _grant(self, request_id: int, credits: int) -> None:
+    def _grant(self, grant: session_pb.Grant) -> None:
+        request_id, credits = grant.request_id, grant.credits
         if credits < 1:
             raise MalformedFrame(f"a grant of no credits for request {request_id}")
         live = self._live.get(request_id)
@@ -380,4 +431,8 @@ class _Session:
         elif live.admitting is not None:
             live.early_credits += credits
         elif not live.ended:
-            self._service.engine.grant(self, request_id, credits)
+            self._hand_over(request_id, live, credits)
+
+    def _hand_over(self, request_id: int, live: _Live, credits: int) -> None:
+        if live.allowance is not None and (more := live.allowance.granted(credits)):
+            self._service.engine.grant(self, request_id, more)

@@ -25,8 +25,8 @@ END = Finished(FinishReason.LENGTH, Usage(1, 1), Timings(0, 0))
 
 def fill(outbox):
     frame = SessionResponse()
-    ended = outbox.fill(frame)
-    return frame, ended
+    written = outbox.fill(frame)
+    return frame, [one.request_id for one in written if one.ended]
 
 
 def test_news_waits_in_the_order_of_each_request_and_merges_tokens():

@@ -34,14 +34,21 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(*, limits=None, admission_limits=None, tokenizer=None, slots=8, ready=True):
-    gate = Gate()
-    runner = EchoRunner(gate=gate, slot_count=slots)
-    specs = [ModelSpec(name, task, "echo") for name, task in TASKS.items()]
+async def serving(*, tokenizer=None, slots=8, **options):
+    runner = EchoRunner(gate=Gate(), slot_count=slots)
     models = [echo_model("chat", runner=runner), echo_model("embed", Task.EMBED), echo_model("score", Task.SCORE)]
     if tokenizer is not None:
         models = [replace(model, tokenizer=tokenizer) for model in models]
-    catalogue = Catalogue(specs)
+    async with serving_models(models, **options) as served:
+        yield served
+
+
+@asynccontextmanager
+async def serving_models(models, *, limits=None, admission_limits=None, ready=True):
+    """The first one is the chat model, whose gate and runner tests hold."""
+    runner, tokenizer = models[0].runner, models[0].tokenizer
+    gate = runner.gate
+    catalogue = Catalogue([ModelSpec(name, task, "echo") for name, task in TASKS.items()])
     engine = Engine(models)
     engine.start()
     if ready:

@@ -18,6 +18,11 @@ START_SECONDS = 120.0
 END_SECONDS = 30.0
 
 
+def python_path() -> str:
+    """The tests' own packages, before what is there already."""
+    return os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
+
+
 class ReplicaProcess:
     """One replica; `start` again after its end gives another process at the same address where that is a socket's
     path."""
@@ -49,7 +54,12 @@ class ReplicaProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", **self._environment},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": python_path(),
+                    "OMP_NUM_THREADS": "1",
+                    **self._environment,
+                },
             )
         self.address = json.loads(await self._written(self._ready_file, START_SECONDS))["grpc"]
 

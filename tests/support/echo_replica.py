@@ -10,7 +10,6 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 
 from inference_svc.engine.runner import Row, SampledToken
 from inference_svc.model import LoadedModel, ModelSpec
@@ -18,9 +17,8 @@ from inference_svc.requests import Task
 from inference_svc.server import serve
 from inference_svc.settings import Settings
 
+from support.chaos_processes import python_path
 from support.echo import EchoRunner, echo_model
-
-TESTS = Path(__file__).parent.parent
 
 
 class PacedRunner(EchoRunner):
@@ -75,7 +73,7 @@ async def echo_replica(listen: str = "127.0.0.1:0", step_seconds: float = 0.002)
         listen,
         str(step_seconds),
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "PYTHONPATH": python_path()},
     )
     assert process.stdout is not None
     try:

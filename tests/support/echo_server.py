@@ -22,14 +22,14 @@ from inference_svc.requests import Task
 from inference_svc.server import InferenceServer, serve
 from inference_svc.settings import Settings
 
-from support.echo import EchoRunner, echo_model
+from support.echo import EchoEncoder, EchoRunner, echo_model
 
 
 class SlowEchoRunner(EchoRunner):
     """Each step takes a while, so that there is a middle of an answer to break."""
 
-    def __init__(self, step_seconds: float, slot_count: int, max_context_tokens: int) -> None:
-        super().__init__(slot_count=slot_count, max_context_tokens=max_context_tokens)
+    def __init__(self, step_seconds: float, slot_count: int, max_context_tokens: int, loses_device: bool) -> None:
+        super().__init__(slot_count=slot_count, max_context_tokens=max_context_tokens, loses_device=loses_device)
         self._step_seconds = step_seconds
 
     def step(self, rows: Sequence[Row]) -> list[SampledToken | None]:
@@ -43,12 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _run(options: argparse.Namespace) -> int:
-    runner = SlowEchoRunner(options.step_seconds, options.slots, options.context)
+    runner = SlowEchoRunner(options.step_seconds, options.slots, options.context, not options.sturdy)
 
     def load(spec: ModelSpec, _: object) -> LoadedModel:
-        return echo_model(
-            spec.name, spec.task, runner=runner if spec.task is Task.GENERATE else None, step_token_budget=512
-        )
+        encoder = EchoEncoder(width=2 if spec.task is Task.SCORE else 8, loses_device=not options.sturdy)
+        chosen = runner if spec.task is Task.GENERATE else encoder
+        return echo_model(spec.name, spec.task, runner=chosen, step_token_budget=512)
 
     loop = asyncio.get_running_loop()
     leaving = asyncio.Event()
@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--heartbeat-seconds", type=float, default=0.5)
     parser.add_argument("--drain-seconds", type=float, default=5.0)
+    parser.add_argument("--sturdy", action="store_true", help="no byte of a request can lose the device")
     return parser
 
 

@@ -3,10 +3,11 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-from google.protobuf.message import DecodeError
-from seam.inference.v1 import session_pb2, work_pb2
-from seam.inference.v1.session_pb2 import SessionRequest
+from google.protobuf.message import DecodeError, Message
+from seam.inference.v1 import model_service_pb2, session_pb2, work_pb2
+from seam.inference.v1.session_pb2 import SessionRequest, SessionResponse
 
 HELLO = SessionRequest(hello=session_pb2.Hello(protocol_revision=1, client_id="hostile")).SerializeToString()
 _IDS = (0, 1, 1, 2, 3, 3, 7, 2**31, 2**32, 2**63, 2**64 - 1)
@@ -181,9 +182,111 @@ def _fill_generation(chance: random.Random, work: work_pb2.GenerateWork) -> None
             fill()
 
 
-def parsed(raw: bytes) -> SessionRequest | None:
-    """As the server's own reading of a message; None for what is none."""
+_Message = TypeVar("_Message", bound=Message)
+
+
+def parsed(raw: bytes, kind: type[_Message]) -> _Message | None:
+    """As gRPC reads a message; None for what is none."""
     try:
-        return SessionRequest.FromString(raw)
+        return kind.FromString(raw)
     except DecodeError:
         return None
+
+
+# --- replicas ---------------------------------------------------------------------------------------------------------
+
+
+def welcome(replica_id: str = "hostile") -> SessionResponse:
+    frame = SessionResponse()
+    frame.welcome.protocol_revision = 1
+    frame.welcome.replica_id = replica_id
+    for name, task in (("chat", model_service_pb2.TASK_GENERATE), ("embed", model_service_pb2.TASK_EMBED)):
+        frame.welcome.models.add(name=name, task=task, state=model_service_pb2.MODEL_STATE_READY)
+    frame.load.state = session_pb2.REPLICA_STATE_READY
+    return frame
+
+
+def responses_of(seed: int) -> list[bytes]:
+    """What a replica may say, after its welcome, to a business that asked for generations 1 and 2 and for two vectors
+    as request 3."""
+    chance = random.Random(seed)
+    match chance.randrange(3):
+        case 0:
+            return [_response(chance).SerializeToString() for _ in range(chance.randint(1, 8))]
+        case 1:
+            frames = [frame.SerializeToString() for frame in honest_answers()]
+            for _ in range(chance.randint(1, 3)):
+                at = chance.randrange(len(frames))
+                match chance.randrange(4):
+                    case 0:
+                        frames.insert(at, chance.choice(frames))
+                    case 1 if len(frames) > 1:
+                        del frames[at]
+                    case 2:
+                        chance.shuffle(frames)
+                    case _:
+                        frames[at] = _change_bytes(chance, frames[at])
+            return frames
+        case _:
+            return [chance.randbytes(chance.choice((1, 3, 20, 200))) for _ in range(chance.randint(1, 4))]
+
+
+def honest_answers() -> list[SessionResponse]:
+    first = SessionResponse()
+    for request_id in (1, 2, 3):
+        first.events.add(request_id=request_id).accepted.input_token_count = 3
+    second = SessionResponse()
+    second.tokens.request_ids.extend((1, 2))
+    second.tokens.id_counts.extend((2, 1))
+    second.tokens.ids.extend((97, 98, 99))
+    second.tokens.text_byte_counts.extend((2, 1))
+    second.tokens.text = "abc"
+    third = SessionResponse()
+    for index in (1, 0):
+        third.events.add(request_id=3).vectors.embeddings.add(index=index, values=(0.5, 0.5))
+    last = SessionResponse()
+    for request_id in (1, 2, 3):
+        last.events.add(request_id=request_id).finished.reason = work_pb2.FINISH_REASON_LENGTH
+    return [first, second, third, last]
+
+
+def _response(chance: random.Random) -> SessionResponse:
+    frame = SessionResponse()
+    if chance.random() < 0.05:
+        frame.CopyFrom(welcome())
+    if chance.random() < 0.3:
+        load = frame.load.models.add(model=chance.choice(_MODELS), running_sequence_count=chance.choice(_COUNTS))
+        load.predicted_wait.seconds = chance.choice(_SECONDS)
+        load.step_duration.nanos = chance.choice((0, -1, 2**31 - 1))
+    if chance.random() < 0.05:
+        frame.models.models.add(name=chance.choice(_MODELS), task=chance.randrange(-1, 6))  # type: ignore[arg-type]
+    if chance.random() < 0.3:
+        columns = frame.tokens
+        columns.request_ids.extend(chance.choices((1, 2, 3, 9, 2**64 - 1), k=chance.randint(0, 3)))
+        columns.id_counts.extend(chance.choices(_COUNTS, k=chance.choice((len(columns.request_ids), 2))))
+        columns.text_byte_counts.extend(chance.choices((0, 1, 2, 2**32 - 1), k=len(columns.request_ids)))
+        columns.ids.extend(chance.choices((1, 2**32 - 1), k=chance.choice((0, 1, 3, 400))))
+        columns.text = chance.choice(_TEXTS)
+    for _ in range(chance.choice((0, 1, 1, 3))):
+        _fill_event(chance, frame.events.add(request_id=chance.choice((1, 1, 2, 2, 3, 3, 0, 9, 2**64 - 1))))
+    return frame
+
+
+def _fill_event(chance: random.Random, event: session_pb2.Event) -> None:
+    match chance.randrange(8):
+        case 0 | 1 | 2:
+            event.accepted.input_token_count = chance.choice(_COUNTS)
+        case 3:
+            event.tokens.ids.extend(chance.choices((1, 2**32 - 1), k=chance.choice((0, 1, 1, 3, 400))))
+            event.tokens.text = chance.choice(_TEXTS)
+        case 4:
+            event.vectors.embeddings.add(index=chance.choice(_COUNTS), values=chance.choices(_FLOATS[:4], k=2))
+        case 5:
+            event.finished.reason = chance.randrange(-1, 6)  # type: ignore[assignment]
+            event.finished.usage.output_token_count = chance.choice(_COUNTS)
+            event.finished.timings.queue.seconds = chance.choice(_SECONDS)
+        case 6:
+            event.failed.code = chance.choice((0, 3, 8, 14, -1, 99))
+            event.failed.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=chance.randbytes(9))
+        case _:
+            pass

@@ -73,9 +73,10 @@ async def test_garbage_bytes_end_their_own_stream_only(served):
     await other.until(lambda: len(other.ids(1)) == 5)
     raw = served.channel.stream_stream(SESSION)
     call = raw(iter([b"\xff\xfe\xfd"]))
-    with pytest.raises(grpc.aio.AioRpcError):
+    with pytest.raises(grpc.aio.AioRpcError, match="no message of this contract") as caught:
         async for _ in call:
             pass
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     other.send(grants=[{"request_id": 1, "credits": 50}])
     await other.ended(1)
     assert len(other.ids(1)) == 30

@@ -11,12 +11,16 @@ from business_svc.errors import Reason, SeamError
 from business_svc.link.credits import Credits
 from business_svc.link.inference_wire import Failed, News, news_of
 
+_ENDS = ("finished", "failed")
+_MOST_TOKEN_BYTES = 16 * 1024  # of one token with its text, what was held back before it, and its alternatives
+_MOST_RESULT_BYTES = 4 * 1024 * 1024  # of one vector, or of the scores of one input
+
 
 class Exchange:
     """Made by a session, read by one task. Its last news is Finished or Failed, exactly once.
 
-    Bounded by construction: tokens by credits, vectors and scores by the texts that were asked (`most_results`), one
-    acceptance, one end.
+    A peer that keeps the rules fills it no further than: tokens up to credits, one vector or score for each text that
+    was asked (`result_count`), one acceptance, one end. One that does not keep them is found out before it fills more.
     """
 
     __slots__ = (
@@ -25,7 +29,8 @@ class Exchange:
         "_deadline",
         "_grant",
         "_leave",
-        "_results_left",
+        "_results",
+        "_results_missing",
         "_unread",
         "ended",
         "model",
@@ -36,14 +41,15 @@ class Exchange:
         self,
         model: str,
         credits: Credits | None,
-        most_results: int,
+        result_count: int,
         grant: Callable[[int], None],
         leave: Callable[[], None],
     ) -> None:
         self.model = model
         self.seen = False  # whether the replica has answered anything: its load then counts this request
         self._credits = credits
-        self._results_left = most_results
+        self._results = result_count
+        self._results_missing = set(range(result_count))
         self._grant = grant
         self._leave = leave
         self._unread: deque[tuple[Event | Tokens | Failed, int]] = deque()  # with its count of tokens
@@ -57,34 +63,57 @@ class Exchange:
         """Returns whether this was the end. Raises CreditsOverdrawn, PeerBroke."""
         which = event.WhichOneof("event")
         first, self.seen = not self.seen, True
-        ends = which in ("finished", "failed")
+        ends = which in _ENDS
         if self.ended:
             return ends
-        count = 0
-        if which == "tokens":
-            count = len(event.tokens.ids)
-            self._take_credits(count)
-        elif which in ("vectors", "scores"):
-            self._results_left -= len(event.vectors.embeddings) + len(event.scores.scores)
-            if self._results_left < 0:
-                raise PeerBroke("more results came than texts were asked")
-        elif which == "accepted" and not first:
-            raise PeerBroke("a request was accepted twice")
+        if which is None:
+            raise PeerBroke("an event that says nothing known here")
+        if first != (which == "accepted") and which != "failed":
+            raise PeerBroke("a request was accepted twice" if which == "accepted" else f"{which} before accepted")
+        count = self._check(which, event)
         self._put(event, count, ends)
         return ends
 
     def deliver_tokens(self, tokens: Tokens) -> None:
         """As `deliver`, of what came in columns. Raises CreditsOverdrawn, PeerBroke."""
-        self.seen = True
+        if not self.seen:
+            raise PeerBroke("tokens before accepted")
         if self.ended:
             return
-        self._take_credits(len(tokens.ids))
+        self._take_credits(len(tokens.ids), len(tokens.text))
         self._put(tokens, len(tokens.ids), ends=False)
 
-    def _take_credits(self, count: int) -> None:
+    def _check(self, which: str, event: Event) -> int:
+        """The number of tokens."""
+        match which:
+            case "tokens":
+                told = event.tokens
+                self._take_credits(len(told.ids), told.ByteSize())
+                return len(told.ids)
+            case "vectors":
+                self._take_results([one.index for one in event.vectors.embeddings], event.ByteSize())
+            case "scores":
+                self._take_results([one.index for one in event.scores.scores], event.ByteSize())
+            case "finished" if self._results_missing:
+                raise PeerBroke(f"{len(self._results_missing)} of {self._results} results are missing at the end")
+        return 0
+
+    def _take_credits(self, count: int, size: int) -> None:
         if self._credits is None:
             raise PeerBroke("tokens came for a request that generates none")
+        if count < 1:
+            raise PeerBroke("tokens of no ids")
+        if size > _MOST_TOKEN_BYTES * count:
+            raise PeerBroke(f"{size} bytes for {count} tokens")
         self._credits.received(count)
+
+    def _take_results(self, indexes: list[int], size: int) -> None:
+        if size > _MOST_RESULT_BYTES * len(indexes):
+            raise PeerBroke(f"{size} bytes for {len(indexes)} results")
+        for index in indexes:
+            if index not in self._results_missing:
+                raise PeerBroke(f"a result for text {index}, which was not asked or has one")
+            self._results_missing.remove(index)
 
     def expire_with(self, timer: asyncio.TimerHandle) -> None:
         """The timer of its deadline, to be stopped at its end."""

@@ -79,7 +79,7 @@ class GrpcDuplex:
         self._channel = channel
         self._call: grpc.aio.StreamStreamCall[SessionRequest, SessionResponse] = InferenceServiceStub(channel).Session()
         # Not `read`: after a write that failed it gives up what lies unread, and why the replica ended the call.
-        self._responses = cast("AsyncGenerator[SessionResponse, None]", aiter(self._call))
+        self._responses = cast("AsyncGenerator[SessionResponse | None, None]", aiter(self._call))
 
     async def send(self, frame: SessionRequest) -> None:
         try:
@@ -91,9 +91,14 @@ class GrpcDuplex:
 
     async def receive(self) -> SessionResponse | None:
         try:
-            return await anext(self._responses, None)
+            response = await anext(self._responses)
+        except StopAsyncIteration:
+            return None
         except grpc.aio.AioRpcError as error:
             raise _lost(error) from error
+        if response is None:  # so grpc.aio tells of bytes that it cannot read, beside a line in the log
+            raise DuplexLost("the replica sent what is no message of the contract")
+        return response
 
     async def aclose(self) -> None:
         self._call.cancel()

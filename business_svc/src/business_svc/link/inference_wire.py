@@ -281,7 +281,8 @@ def _finished(message: work_pb2.Finished) -> Finished:
 
 
 def _seconds(duration: Duration) -> float:
-    return duration.seconds + duration.nanos / 1e9
+    """Never negative: no wait and no work is."""
+    return max(0.0, duration.seconds + duration.nanos / 1e9)
 
 
 # --- who answers, and how busy it is ----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from business_svc.link.picker import Chosen, Nobody, Overloaded, Picker
 from business_svc.link.prefix import Prefix
 
 _RETRY_AFTER = 1.0
+_SOONEST = 0.01  # whatever a replica says
 _RECHECK = 0.25  # a draining replica that comes back, or a queue that empties, tells nobody
 
 
@@ -110,7 +111,7 @@ class Placing:
 
 
 def _pause(error: SeamError) -> float:
-    return min(_RECHECK, error.retry_after or _RECHECK) * random.uniform(0.5, 1.0)
+    return min(_RECHECK, max(_SOONEST, error.retry_after or _RECHECK)) * random.uniform(0.5, 1.0)
 
 
 def _nobody(model: str) -> SeamError:

@@ -29,6 +29,7 @@ from business_svc.link.outbox import Outbox
 PROTOCOL_REVISION = 1
 TOKEN_COLUMNS = "token-columns"
 """The capability of reading tokens column by column."""
+MOST_MODELS = 4096  # of one replica
 MODELS_CHANGED = "models-changed"  # a capability: we are told when the replica's models change
 
 
@@ -92,6 +93,10 @@ class Session:
             raise SessionEnded("the replica's first frame has no welcome")
         if first.welcome.protocol_revision != PROTOCOL_REVISION:
             raise SessionEnded(f"the replica speaks protocol revision {first.welcome.protocol_revision}")
+        try:
+            _check_models(first)
+        except PeerBroke as broke:
+            raise _broke(broke) from broke
         return cls(duplex, first.welcome, first.load, settings)
 
     # --- what the pool looks at ---
@@ -225,27 +230,29 @@ class Session:
             try:
                 self._take(frame)
             except (CreditsOverdrawn, PeerBroke, ColumnsBroken) as broke:
-                raise SessionEnded(f"the replica broke the session's rules: {broke}") from broke
+                raise _broke(broke) from broke
         raise SessionEnded("the replica ended the session")
 
     def _take(self, frame: SessionResponse) -> None:
+        _check_models(frame)
         self._load, self._loads = frame.load, None
         if frame.HasField("models"):  # before the events: what is handed back must not come here again
             self.models = frame.models.models
             self.models_changed()
         if frame.HasField("tokens"):
             for request_id, tokens in columns_of(frame.tokens):
-                exchange = self._live.get(request_id)
-                if exchange is not None:
-                    self._note_seen(exchange)
-                    exchange.deliver_tokens(tokens)
+                self._of(request_id).deliver_tokens(tokens)
         for event in frame.events:
-            exchange = self._live.get(event.request_id)
-            if exchange is None:
-                continue
+            exchange = self._of(event.request_id)
             self._note_seen(exchange)
             if exchange.deliver(event):
                 self._forget(event.request_id)
+
+    def _of(self, request_id: int) -> Exchange:
+        exchange = self._live.get(request_id)
+        if exchange is None:  # never submitted, or its end was told: who confuses requests may confuse readers
+            raise PeerBroke(f"news of request {request_id}, which is not live")
+        return exchange
 
     def _note_seen(self, exchange: Exchange) -> None:
         if not exchange.seen:
@@ -284,6 +291,17 @@ class Session:
         if self._left:  # in order: no death that a request could be blamed for
             return SeamError(Reason.DRAINING, f"the replica left: {self._over}", retry_after=0.1)
         return SeamError(Reason.REPLICA_LOST, f"the replica was lost: {self._over}", retry_after=0.1)
+
+
+def _broke(broke: Exception) -> SessionEnded:
+    return SessionEnded(f"the replica broke the session's rules: {broke}")
+
+
+def _check_models(frame: SessionResponse) -> None:
+    """Loads and models are kept until the next frame tells others. Raises PeerBroke."""
+    told = max(len(frame.load.models), len(frame.models.models), len(frame.welcome.models))
+    if told > MOST_MODELS:
+        raise PeerBroke(f"{told} models, at most {MOST_MODELS} are believed")
 
 
 def _reason(ended: "asyncio.Task[Never] | asyncio.Task[None]") -> str:

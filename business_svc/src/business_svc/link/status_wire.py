@@ -1,5 +1,9 @@
 """google.rpc.Status -> the one error of this package. Field paths stay the contract's: whoever answers renames them."""
 
+from typing import TypeVar
+
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from business_svc.errors import FieldViolation, Reason, SeamError
@@ -18,19 +22,31 @@ _REASON_OF_CODE = {
 }
 
 
+_MOST_WORDS = 1_000  # characters of a message
+_MOST_VIOLATIONS = 16
+_Detail = TypeVar("_Detail", bound=Message)
+
+
 def error_of(status: status_pb2.Status) -> SeamError:
+    """Whoever answered may be no friend: what cannot be read is left out, and long words are cut."""
     reason = _REASON_OF_CODE.get(status.code, Reason.INTERNAL_FAULT)
     violations: list[FieldViolation] = []
     retry_after: float | None = None
     for detail in status.details:
-        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
-            info = error_details_pb2.ErrorInfo.FromString(detail.value)
+        if info := _read(detail, error_details_pb2.ErrorInfo):
             if info.domain == DOMAIN and info.reason in Reason.__members__:
                 reason = Reason[info.reason]
-        elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
-            bad = error_details_pb2.BadRequest.FromString(detail.value)
-            violations.extend(FieldViolation(one.field, one.description) for one in bad.field_violations)
-        elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
-            delay = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay
-            retry_after = delay.seconds + delay.nanos / 1e9
-    return SeamError(reason, status.message, violations=violations, retry_after=retry_after)
+        elif bad := _read(detail, error_details_pb2.BadRequest):
+            told = bad.field_violations[: _MOST_VIOLATIONS - len(violations)]
+            violations.extend(FieldViolation(one.field[:_MOST_WORDS], one.description[:_MOST_WORDS]) for one in told)
+        elif retry := _read(detail, error_details_pb2.RetryInfo):
+            retry_after = max(0.0, retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9)
+    return SeamError(reason, status.message[:_MOST_WORDS], violations=violations, retry_after=retry_after)
+
+
+def _read(detail: any_pb2.Any, kind: type[_Detail]) -> _Detail | None:
+    read = kind()
+    try:
+        return read if detail.Unpack(read) else None
+    except DecodeError:
+        return None

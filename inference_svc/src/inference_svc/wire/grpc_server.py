@@ -18,6 +18,7 @@ from inference_svc.wire.reflection import add_reflection
 from inference_svc.wire.servicers import InferenceServicer, ModelServicer
 
 CONTRACT_FILES = (inference_service_pb2.DESCRIPTOR, model_service_pb2.DESCRIPTOR, open_inference_pb2.DESCRIPTOR)
+MAX_CALLS = 8_192  # at once, sessions and calls that have not sent their message yet too; more are refused unread
 MIN_PING_INTERVAL_MS = 900  # clients may ping every second
 SERVICES = tuple(service.full_name for file in CONTRACT_FILES for service in file.services_by_name.values())
 
@@ -31,7 +32,11 @@ def grpc_server(
     peers: AllowedPeers | None = None,
 ) -> grpc.aio.Server:
     """Not started, bound to nothing yet."""
-    server = grpc.aio.server(options=_options(max_message_bytes), interceptors=() if peers is None else (peers,))
+    server = grpc.aio.server(
+        options=_options(max_message_bytes),
+        interceptors=() if peers is None else (peers,),
+        maximum_concurrent_rpcs=MAX_CALLS,
+    )
     add_InferenceServiceServicer_to_server(inference, server)
     add_ModelServiceServicer_to_server(models, server)
     add_GRPCInferenceServiceServicer_to_server(open_inference, server)

@@ -6,6 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from seam.inference.v1 import inference_service_pb2 as service_pb
 from seam.inference.v1 import inference_service_pb2_grpc as service_grpc
 from seam.inference.v1 import model_service_pb2 as model_pb
@@ -14,7 +15,7 @@ from seam.inference.v1 import session_pb2 as session_pb
 
 from inference_svc.answering import Admits
 from inference_svc.catalogue import Catalogue
-from inference_svc.errors import InvalidField
+from inference_svc.errors import InvalidField, MalformedFrame
 from inference_svc.requests import Accepted, Context, Finished, Request, Score, Scores, Tokens, Vector, Vectors, Work
 from inference_svc.residency import Residency
 from inference_svc.wire.calls import Answer, Calls
@@ -69,7 +70,12 @@ class InferenceServicer(service_grpc.InferenceServiceServicer):
 
     async def Session(self, requests: AsyncIterator[session_pb.SessionRequest], call: Call) -> None:  # type: ignore[override]
         arriving = cast("AsyncGenerator[session_pb.SessionRequest, None]", aiter(requests))
-        async with telling(call), aclosing(arriving), aclosing(self._sessions.session(arriving)) as frames:
+        async with (
+            telling(call),
+            aclosing(arriving),
+            aclosing(_messages(arriving)) as messages,
+            aclosing(self._sessions.session(messages)) as frames,
+        ):
             async for frame in frames:
                 await call.write(frame)
 
@@ -119,6 +125,17 @@ class InferenceServicer(service_grpc.InferenceServiceServicer):
 
     def _context(self, context: session_pb.RequestContext, call: Call) -> Context:
         return read_context(context, self._clock(), call.time_remaining())
+
+
+async def _messages(
+    arriving: AsyncGenerator[session_pb.SessionRequest, None],
+) -> AsyncGenerator[session_pb.SessionRequest, None]:
+    """Raises MalformedFrame where bytes came that are no message."""
+    try:
+        async for frame in arriving:
+            yield frame
+    except DecodeError as error:
+        raise MalformedFrame("a frame is no message of this contract") from error
 
 
 class ModelServicer(model_grpc.ModelServiceServicer):

@@ -420,8 +420,8 @@ class _Session:
         self.wake()
 
     def _grant(self, grant: session_pb.Grant) -> None:
-        request_id, credits = grant.request_id, grant.credits
-        if credits < 1:
+        request_id, more = grant.request_id, grant.credits
+        if more < 1:
             raise MalformedFrame(f"a grant of no credits for request {request_id}")
         live = self._live.get(request_id)
         if live is None:
@@ -429,9 +429,9 @@ class _Session:
                 error = UnknownRequest(f"request {request_id} was never submitted in this session")
                 self._outbox.refuse(request_id, Failed(error))
         elif live.admitting is not None:
-            live.early_credits += credits
+            live.early_credits += more
         elif not live.ended:
-            self._hand_over(request_id, live, credits)
+            self._hand_over(request_id, live, more)
 
     def _hand_over(self, request_id: int, live: _Live, credits: int) -> None:
         if live.allowance is not None and (more := live.allowance.granted(credits)):

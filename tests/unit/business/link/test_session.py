@@ -12,7 +12,7 @@ from business_svc.errors import Reason, SeamError
 from business_svc.link.duplex import DuplexLost
 from business_svc.link.exchange import Exchange
 from business_svc.link.inference_wire import Failed, News
-from business_svc.link.session import Session, SessionEnded, SessionSettings
+from business_svc.link.session import MOST_MODELS, Session, SessionEnded, SessionSettings
 from google.rpc import code_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,7 +30,7 @@ class HandDuplex:
         self.room = asyncio.Event()  # cleared: the peer reads nothing
         self.room.set()
         self.takes_nothing = False  # a write fails, as when the peer has ended the call
-        self._coming: asyncio.Queue[SessionResponse | DuplexLost | None] = asyncio.Queue()
+        self.coming: asyncio.Queue[SessionResponse | DuplexLost | None] = asyncio.Queue()
 
     def say(
         self, *events: session_pb2.Event, tokens: session_pb2.TokenColumns | None = None, welcome: bool = False
@@ -40,18 +40,18 @@ class HandDuplex:
         if welcome:
             frame.welcome.protocol_revision = 1
             frame.welcome.replica_id = "hand"
-        self._coming.put_nowait(frame)
+        self.coming.put_nowait(frame)
 
     def leave(self) -> None:
         frame = SessionResponse()
         frame.load.state = session_pb2.REPLICA_STATE_DRAINING
-        self._coming.put_nowait(frame)
+        self.coming.put_nowait(frame)
 
     def end(self) -> None:
-        self._coming.put_nowait(None)
+        self.coming.put_nowait(None)
 
     def die(self) -> None:
-        self._coming.put_nowait(DuplexLost("cut"))
+        self.coming.put_nowait(DuplexLost("cut"))
 
     async def send(self, frame: SessionRequest) -> None:
         if self.takes_nothing:
@@ -60,7 +60,7 @@ class HandDuplex:
         await self.room.wait()
 
     async def receive(self) -> SessionResponse | None:
-        coming = await self._coming.get()
+        coming = await self.coming.get()
         if isinstance(coming, DuplexLost):
             raise coming
         return coming
@@ -161,7 +161,7 @@ async def test_a_reader_that_leaves_cancels_exactly_once() -> None:
         exchange.close()
         exchange.close()
         await until(lambda: bool(peer.cancels))
-        peer.say(tokens(1, 5), finished(1))  # on the way already
+        peer.say(accepted(1), tokens(1, 5), finished(1))  # on the way already
         await until(lambda: session.live_request_count == 0)
         exchange.close()
         session.open(asked("q"), Context())
@@ -238,7 +238,7 @@ async def test_tokens_in_columns_reach_their_readers_and_cost_their_credits() ->
         first, second = session.open(asked("p"), Context()), session.open(asked("q"), Context())
         await until(lambda: peer.submits == [1, 2])
         peer.say(accepted(1), accepted(2))
-        peer.say(tokens=in_columns((2, (7,)), (1, (8, 9)), (99, (1,))))
+        peer.say(tokens=in_columns((2, (7,)), (1, (8, 9))))
         peer.say(finished(1), tokens=in_columns((2, (10, 11))))
         assert [news.ids for news in await read_to_end(first) if isinstance(news, Tokens)] == [(8, 9)]
         assert isinstance(await second.next(), Accepted)
@@ -253,19 +253,64 @@ async def test_token_columns_that_do_not_fit_lose_the_session() -> None:
         assert "token columns" in await running
 
 
-async def test_a_peer_that_accepts_twice_or_answers_more_than_was_asked_loses_the_session() -> None:
-    vectors = session_pb2.Event(request_id=1)
-    for index in (0, 1, 1):
-        vectors.vectors.embeddings.add(index=index)
-    for broken in ([accepted(1), accepted(1)], [vectors], [tokens(1, 5)]):
-        async with session_with() as (session, peer, running):
-            exchange = session.open(EmbedRequest("embed", ("a", "b")), Context())
-            await until(lambda peer=peer: peer.submits == [1])
-            peer.say(*broken)
-            last = (await read_to_end(exchange))[-1]
-            assert isinstance(last, Failed)
-            assert last.error.reason is Reason.REPLICA_LOST
-            assert "broke the session's rules" in await running
+def vectors(request_id: int, *indexes: int, size: int = 2) -> session_pb2.Event:
+    event = session_pb2.Event(request_id=request_id)
+    for index in indexes:
+        event.vectors.embeddings.add(index=index, values=[0.5] * size)
+    return event
+
+
+def loads(count: int) -> SessionResponse:
+    frame = SessionResponse()
+    for _ in range(count):
+        frame.load.models.add(model="chat")
+    return frame
+
+
+BROKEN = {
+    "accepted twice": ([accepted(1), accepted(1)], "accepted twice"),
+    "more results": ([accepted(1), vectors(1, 0, 1, 1)], "a result for text 1"),
+    "a text not asked": ([accepted(1), vectors(1, 7)], "a result for text 7"),
+    "missing results": ([accepted(1), vectors(1, 0), finished(1)], "1 of 2 results are missing"),
+    "a huge result": ([accepted(1), vectors(1, 0, size=1_100_000)], "bytes for 1 results"),
+    "tokens of an embedding": ([accepted(1), tokens(1, 5)], "generates none"),
+    "nothing accepted": ([vectors(1, 0)], "before accepted"),
+    "tokens not accepted": ([tokens(2, 5)], "before accepted"),
+    "an end not accepted": ([finished(2)], "finished before accepted"),
+    "tokens of no ids": ([accepted(2), tokens(2)], "tokens of no ids"),
+    "a book for a token": (
+        [accepted(2), session_pb2.Event(request_id=2, tokens=work_pb2.Tokens(ids=[1], text="x" * 70_000))],
+        "bytes for 1 tokens",
+    ),
+    "an event of nothing": ([accepted(2), session_pb2.Event(request_id=2)], "says nothing"),
+    "an id never submitted": ([accepted(3)], "request 3, which is not live"),
+    "an end twice": ([accepted(2), finished(2), finished(2)], "request 2, which is not live"),
+    "more after an end": ([failed(2), tokens(2, 1)], "request 2, which is not live"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+async def test_a_peer_that_breaks_the_rules_loses_the_session_and_the_reason_is_told(broken: str) -> None:
+    events, why = BROKEN[broken]
+    async with session_with() as (session, peer, running):
+        embedding = session.open(EmbedRequest("embed", ("a", "b")), Context())
+        generation = session.open(asked("p"), Context())
+        await until(lambda: peer.submits == [1, 2])
+        peer.say(*events)
+        told = await running
+        assert "broke the session's rules" in told
+        assert why in told
+        lost = [(await read_to_end(one))[-1] for one in (embedding, generation)]
+        assert any(isinstance(one, Failed) and one.error.reason is Reason.REPLICA_LOST for one in lost)
+
+
+async def test_a_peer_that_tells_of_models_without_end_loses_the_session() -> None:
+    async with session_with() as (_, peer, running):
+        peer.coming.put_nowait(loads(MOST_MODELS))
+        await asyncio.sleep(0)
+        assert not running.done()
+        peer.coming.put_nowait(loads(MOST_MODELS + 1))
+        assert "models" in await running
 
 
 async def test_what_was_received_before_a_loss_is_read_before_it_is_told() -> None:
@@ -351,8 +396,8 @@ async def test_a_peer_that_does_not_welcome_is_not_a_replica() -> None:
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 2**32), window=st.integers(1, 8), loss=st.booleans())
 def test_every_request_ends_exactly_once_whatever_the_order_of_frames(seed: int, window: int, loss: bool) -> None:
-    """A peer that keeps the rules, in any order: events of live, ended, cancelled and unknown requests interleaved,
-    readers that read, rest or leave, and perhaps a loss in the middle."""
+    """A peer that keeps the rules, in any order: events of live and cancelled requests interleaved, readers that read,
+    rest or leave, and perhaps a loss in the middle."""
     asyncio.run(_play(random.Random(seed), window, loss))
 
 
@@ -394,19 +439,21 @@ async def _play(chance: random.Random, window: int, loss: bool) -> None:
                     count = chance.randint(1, credits_left)
                     events.append(tokens(request_id, *range(position, position + count)))
                     told[request_id] += count
-                peer.say(*events, finished(999))
+                peer.say(*events)
             elif move == 4 and live:
                 request_id = chance.choice(live)
+                first = [] if request_id in told else [accepted(request_id)]
                 told.setdefault(request_id, 0)
                 ended.add(request_id)
-                peer.say(chance.choice([finished, failed])(request_id), tokens(request_id, 0), finished(request_id))
+                peer.say(*first, chance.choice([finished, failed])(request_id))
             await asyncio.sleep(0)
         await until(lambda: set(exchanges) <= set(peer.submits) | left)
         if loss:
             peer.die()
             await running
         else:
-            peer.say(*(finished(one) for one in set(peer.submits) - ended))
+            for one in set(peer.submits) - ended:
+                peer.say(*([] if one in told else [accepted(one)]), finished(one))
         for request_id, task in readers.items():
             await asyncio.wait([task])
             if request_id in left:

@@ -42,8 +42,7 @@ async def test_a_session_whose_results_nobody_reads_is_given_up_and_costs_nothin
         other.send(submits=[generation(n, tokens=50) for n in range(1, 30)])
         await other.ended(*range(1, 30))
         with pytest.raises(QueueFull, match="unread"):
-            while True:
-                await anext(client.responses)
+            _ = [frame async for frame in client.responses]
         assert await asyncio.to_thread(served.engine.wait_until_drained, 20)
         assert all(other.last(n) == "finished" for n in range(1, 30))
 

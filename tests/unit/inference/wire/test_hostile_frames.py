@@ -23,9 +23,8 @@ from seam.inference.v1.session_pb2 import SessionRequest
 from support.echo import EchoEncoder, EchoRunner, echo_model
 from support.honest import ask_until
 from support.hostile import Case, case_of, parsed
+from support.serving import serving_models
 from support.session_client import reason_of
-
-from .test_session import serving_models
 
 ONE_SEED = os.environ.get("SEAM_FUZZ_SEED")
 CASES = int(os.environ.get("SEAM_FUZZ_CASES", "20000" if ONE_SEED is None else "1"))

@@ -6,9 +6,8 @@ import pytest
 from inference_svc.errors import MalformedFrame, QueueFull
 from inference_svc.wire.allowance import WINDOW
 from inference_svc.wire.session import SessionLimits
+from support.serving import serving
 from support.session_client import embedding, generation
-
-from .test_session import serving
 
 
 @pytest.mark.parametrize("credits", [None, 2**32 - 1])

@@ -20,9 +20,8 @@ from inference_svc.requests import (
 )
 from inference_svc.wire.session import SessionLimits
 from seam.inference.v1 import session_pb2
+from support.serving import serving
 from support.session_client import generation
-
-from .test_session import serving
 
 TOKENS = 6
 IDS = st.integers(1, 6)

@@ -26,7 +26,7 @@ from business_svc.link.in_process_duplex import InProcessConnector
 from business_svc.link.membership import ReconnectSettings
 from business_svc.link.outliers import OutlierSettings
 from business_svc.link.pool import Pool, PoolSettings
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from inference_svc.engine.runner import Row, SampledToken
@@ -214,5 +214,9 @@ async def _turns() -> None:
 
 TestJoinedLink = JoinedLink.TestCase
 TestJoinedLink.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # a model's thread has its own pace: shrinking takes for ever
 )

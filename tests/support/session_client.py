@@ -54,9 +54,9 @@ class SessionClient:
         """Frames sent that the other side has not taken."""
         return self._sent.qsize()
 
-    async def until(self, what):
+    async def until(self, what, patience=PATIENCE):
         """Waits until `what()` is true, looking again at every frame."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             while not what():
                 self._changed.clear()
                 await self._changed.wait()

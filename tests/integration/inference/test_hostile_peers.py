@@ -18,7 +18,7 @@ SESSION = "/seam.inference.v1.InferenceService/Session"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 CASES = 200  # of raw frames, in a round
 ROUNDS = 3
-MOST_GROWTH = 32 * 1024 * 1024  # bytes, from the second round on
+MOST_GROWTH = 64 * 1024 * 1024  # bytes, from the second round on
 SMALL_WINDOWS = (("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0))
 
 Attack = Callable[[str, random.Random], Awaitable[None]]

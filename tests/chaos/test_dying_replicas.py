@@ -2,12 +2,23 @@
 pause; the longest is printed (`-s` shows it)."""
 
 import asyncio
+import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import pytest
-from business_svc.domain.inference import FinishReason, GenerateRequest, Message, ReplicaState
+from business_svc.domain.inference import (
+    Choice,
+    FinishReason,
+    GenerateRequest,
+    JsonSchema,
+    Message,
+    OutputFormat,
+    Regex,
+    ReplicaState,
+)
 from business_svc.errors import Reason, SeamError
 from business_svc.link.grpc_duplex import GrpcConnector
 from business_svc.link.pool import Pool, PoolSettings
@@ -42,12 +53,24 @@ def report(what: str, watch: Watch) -> None:
     print(f"\n{what}: {watch.tokens} tokens to {STREAMS} streams, longest pause {watch.longest_pause * 1000:.0f} ms")
 
 
-def check_the_undisturbed(answers: list[Told]) -> None:
-    """The comparison is worth something: all kinds of end are among them."""
-    assert {one.reason for one in answers} >= {FinishReason.LENGTH, FinishReason.STOP_STRING}
-    for one in answers:
+def check_the_undisturbed(requests: list[GenerateRequest], answers: list[Told]) -> None:
+    """The comparison is worth something: all kinds of end are among them, and forms that an answer was held to."""
+    assert {one.reason for one in answers} >= {FinishReason.LENGTH, FinishReason.STOP_STRING, FinishReason.STOP}
+    for request, one in zip(requests, answers, strict=True):
+        if one.reason is FinishReason.STOP:
+            check_form(request.format, one.text)
         assert one.output_tokens == len(one.ids)
         assert not one.stop_string or one.stop_string not in one.text
+
+
+def check_form(form: OutputFormat | None, text: str) -> None:
+    match form:
+        case Regex(pattern):
+            assert re.fullmatch(pattern, text)
+        case JsonSchema():
+            assert len(json.loads(text)) == 9
+        case Choice(texts):
+            assert text in texts
 
 
 async def check_idle(*replicas: ReplicaProcess) -> None:
@@ -82,7 +105,7 @@ async def test_all_streams_end_as_if_nothing_had_happened(fault: Fault) -> None:
     requests = mixed_requests(STREAMS, TOKENS)
     async with echo_servers(2) as (victim, other), pool_of(victim.address, other.address) as pool:
         undisturbed = await read_all(pool, requests)
-        check_the_undisturbed(undisturbed)
+        check_the_undisturbed(requests, undisturbed)
         disturbed, watch = await read_all_while(pool, requests, lambda: fault(victim), after_tokens=MIDDLE)
         report(fault.__name__, watch)
         assert_same(disturbed, undisturbed)
@@ -189,7 +212,7 @@ async def test_a_real_model_s_streams_survive_a_stop_a_leave_and_a_kill() -> Non
         first, second, third = await asyncio.gather(*starting)
         async with pool_of(first.address, second.address, third.address) as pool:
             undisturbed = await read_all(pool, requests)
-            check_the_undisturbed(undisturbed)
+            check_the_undisturbed(requests, undisturbed)
             faults: list[tuple[ReplicaProcess, Fault]] = [
                 (first, stopped_for_a_moment),
                 (second, told_to_leave),

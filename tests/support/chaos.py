@@ -1,6 +1,7 @@
 """Many streams at once, what each was told, and how long its reader had to wait."""
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -8,11 +9,15 @@ from dataclasses import dataclass, field
 
 from business_svc.domain.inference import (
     Accepted,
+    Choice,
     Context,
     Finished,
     FinishReason,
     GenerateRequest,
+    JsonSchema,
     Message,
+    OutputFormat,
+    Regex,
     Sampling,
     StopConditions,
     Tokens,
@@ -49,18 +54,42 @@ class Watch:
             self.reached.set()
 
 
+FORMATS: tuple[OutputFormat, ...] = (
+    Regex("[a-z]{60}(-[0-9]{9}){4}"),
+    JsonSchema(
+        json.dumps({
+            "type": "array", "minItems": 9, "maxItems": 9,
+            "items": {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1000, "maximum": 9999}},
+                      "required": ["n"], "additionalProperties": False},
+        })
+    ),
+    Choice(tuple(f"{colour} and then a good deal more of {colour}, as was said before" for colour in ("red", "blue"))),
+)  # fmt: skip
+
+
 def mixed_requests(
     number: int, tokens: int, *, stop_strings: tuple[str, ...] = ("ab", "qz", "x ", "hu")
 ) -> list[GenerateRequest]:
-    """In turn: greedy; sampled with a seed, top-p and penalties; sampled with stop strings."""
+    """In turn: greedy; sampled with a seed, top-p and penalties; sampled with stop strings; held to a form, sampled or
+    not."""
     made = []
     for n in range(number):
         sampling = Sampling(temperature=0.9, top_p=0.9, repetition_penalty=1.15, presence_penalty=0.3, seed=1000 + n)
+        formed = n % 4 == 3
         stop = StopConditions(
-            max_output_tokens=tokens, ignore_end_token=True, stop_strings=stop_strings if n % 3 == 2 else ()
+            max_output_tokens=tokens,
+            ignore_end_token=not formed,
+            stop_strings=stop_strings if n % 4 == 2 else (),
         )
-        words = (Message("user", f"question {n}: " + "what is it? " * (n % 4)),)
-        made.append(GenerateRequest("chat", words, sampling if n % 3 else Sampling(), stop))
+        made.append(
+            GenerateRequest(
+                "chat",
+                (Message("user", f"question {n}: " + "what is it? " * (n % 4)),),
+                Sampling() if n % 4 == 0 or n % 8 == 7 else sampling,
+                stop,
+                FORMATS[n // 4 % len(FORMATS)] if formed else None,
+            )
+        )
     return made
 
 

@@ -1,9 +1,12 @@
-"""What the link costs: `python -m load.link` from tests/ (`--parts cost boundary`, ... , `--quick`).
+"""What the link costs: `python -m load.link` from tests/ (`--quick`, or `--parts` of these).
 
 - cost: CPU microseconds a token and a vector, on each side, through the session and with a call for each request (of
   the Open Inference Protocol too, for vectors), in the same run, at 8, 64 and 512 in flight; beside it what the engine
   alone spends. The model costs next to nothing.
-- boundary: throughput and latency through TCP over those of the same engine in the same process.
+- boundary: throughput and latency through TCP over those of the same engine in the same process, of 64 streams and of
+  embeddings asked for one after the other.
+- many: 2,000 requests in flight on one session: what they cost, and how even their tokens come.
+- failover: the longest pause that 64 readers see when one of two replicas is killed, or stopped for good.
 - cancel: from the cancel in the business to the slot's being free, in milliseconds and in steps begun meanwhile.
 - slow_reader: what one reader that does not read takes from 63 that do.
 - recording: what recording costs the replica, in CPU and in the rate and the gaps that its readers see.
@@ -14,6 +17,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -238,14 +242,19 @@ async def cost_at(in_flight: int, rounds: int, tokens_in_all: int) -> list[dict[
 async def boundary(rounds: int, tokens: int) -> list[dict[str, object]]:
     """At 64 in flight, a step of 5 ms."""
     in_flight, step = 64, 0.005
-    seen: dict[str, list[tuple[float, float, float]]] = {"monolith": [], "split": []}
+    seen: dict[str, list[tuple[float, ...]]] = {"monolith": [], "split": []}
 
-    async def measure(pool: Pool) -> tuple[float, float, float]:
+    async def measure(pool: Pool) -> tuple[float, ...]:
         gaps: list[float] = []
+        alone: list[float] = []
+        for number in range(tokens):
+            asked = time.perf_counter()
+            await embed(pool, number)
+            alone.append(time.perf_counter() - asked)
         began = time.perf_counter()
         await all_at_once(in_flight, lambda number: read(pool, number, tokens, gaps))
         rate = in_flight * tokens / (time.perf_counter() - began)
-        return rate, percentile(gaps, 0.5), percentile(gaps, 0.99)
+        return rate, *(percentile(each, share) for each in (gaps, alone) for share in (0.5, 0.99))
 
     async with (
         served("", PacedRunner(in_flight, step)) as here,
@@ -265,8 +274,69 @@ async def boundary(rounds: int, tokens: int) -> list[dict[str, object]]:
             "over_monolith": rate / best["monolith"][0],
             "gap_p50_ms": 1000 * p50,
             "gap_p99_ms": 1000 * p99,
+            "embedding_p50_ms": 1000 * embedding_p50,
+            "embedding_p99_ms": 1000 * embedding_p99,
         }
-        for way, (rate, p50, p99) in best.items()
+        for way, (rate, p50, p99, embedding_p50, embedding_p99) in best.items()
+    ]
+
+
+async def many(tokens: int) -> list[dict[str, object]]:
+    """Beside the same work at 64 in flight; each request asks for as many tokens."""
+    rows: list[dict[str, object]] = []
+    for in_flight in (64, 2000):
+        gaps: list[float] = []
+        async with (
+            remote(in_flight, in_flight * TOKEN_SECONDS) as replica,
+            pool_to(GrpcConnector(replica.address)) as pool,
+        ):
+            began = time.perf_counter()
+            units = in_flight * tokens
+            asked = all_at_once(in_flight, lambda number: read(pool, number, tokens, gaps))  # noqa: B023
+            here, there = await spent(replica, units, asked)
+            rows.append(
+                {
+                    "in_flight": in_flight,
+                    "tokens_per_second": units / (time.perf_counter() - began),
+                    "business_us": here,
+                    "replica_us": there,
+                    "step_ms": 1000 * in_flight * TOKEN_SECONDS,
+                    "gap_p50_ms": 1000 * percentile(gaps, 0.5),
+                    "gap_p99_ms": 1000 * percentile(gaps, 0.99),
+                }
+            )
+    return rows
+
+
+async def failover(rounds: int, tokens: int) -> list[dict[str, object]]:
+    """64 streams on two replicas, a step of 5 ms. What a reader waits at most, in the same run without a fault too."""
+    in_flight, step = 64, 0.005
+    seen: dict[str, list[float]] = {}
+    for number in range(rounds):
+        for fault in (None, signal.SIGKILL, signal.SIGSTOP):
+            name = "none" if fault is None else fault.name
+            print(f"failover: round {number + 1} of {rounds}, {name} ...", flush=True)
+            gaps: list[float] = []
+            async with (
+                remote(in_flight, step) as victim,
+                remote(in_flight, step) as other,
+                Pool([GrpcConnector(one.address) for one in (victim, other)], PoolSettings(client_id="load")) as pool,
+            ):
+                await pool.ready(2)
+                running = asyncio.create_task(
+                    all_at_once(in_flight, lambda number: read(pool, number, tokens, gaps))  # noqa: B023
+                )
+                while len(gaps) < in_flight * tokens // 3:  # noqa: ASYNC110 - a count of what came
+                    await asyncio.sleep(0.001)
+                if fault is not None:
+                    victim.process.send_signal(fault)
+                await running
+                if fault is signal.SIGSTOP:
+                    victim.process.kill()
+            seen.setdefault(name, []).append(max(gaps))
+    return [
+        {"fault": name, "longest_pause_ms_least": 1000 * min(them), "longest_pause_ms_most": 1000 * max(them)}
+        for name, them in seen.items()
     ]
 
 
@@ -374,6 +444,12 @@ async def run(parts: list[str], quick: bool) -> None:
     if "boundary" in parts:
         rows = await boundary(rounds, 60 if quick else 400)
         report("Split over monolith, 64 streams, a step of 5 ms", rows, name="link_boundary")
+    if "many" in parts:
+        report("2,000 requests in flight on one session", await many(20 if quick else 100), name="link_many")
+    if "failover" in parts:
+        note = "a stopped replica is found out by its silence, after 2 s"
+        rows = await failover(rounds, 60 if quick else 200)
+        report("The longest pause of 64 readers", rows, name="link_failover", note=note)
     if "cancel" in parts:
         report("From a cancel to the free slot", await cancel(16 if quick else 200), name="link_cancel")
     if "slow_reader" in parts:
@@ -384,7 +460,7 @@ async def run(parts: list[str], quick: bool) -> None:
         report("What recording costs, 64 streams, a step of 5 ms", rows, name="link_recording")
 
 
-PARTS = ["cost", "boundary", "cancel", "slow_reader", "recording"]
+PARTS = ["cost", "boundary", "many", "failover", "cancel", "slow_reader", "recording"]
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -56,13 +56,18 @@ class Listener(uvicorn.Server):
         self.should_exit = True
 
 
+_UNSENT_BYTES = 16 * 1024  # that the system holds for a connection whose reader does not read; megabytes by default
+
+
 def bound_socket(host: str, port: int) -> socket.socket:
     """Bound, not yet listening. Raises OSError. asyncio turns Nagle's delay off only where the protocol is named; else
-    each small write behind another waits 40 ms for the reader's acknowledgement."""
+    each small write behind another waits 40 ms for the reader's acknowledgement. Connections inherit what is set here."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         bound.bind((host, port))
     except OSError as error:
         bound.close()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from business_svc.link.discovery import Follower
 from business_svc.link.duplex import Connector
 from business_svc.link.grpc_duplex import GrpcConnector
-from business_svc.link.pool import Pool
+from business_svc.link.pool import Pool, PoolSettings
 from business_svc.settings import Settings
 
 
@@ -23,7 +23,7 @@ async def pool_of(settings: Settings, own: Sequence[Connector] = ()) -> AsyncGen
         tls = replace(files, server_name=files.server_name or name) if files is not None else None
         return GrpcConnector(address, tls=tls)
 
-    async with Pool(own) as pool:
+    async with Pool(own, PoolSettings(heartbeat_timeout=settings.heartbeat_timeout_seconds)) as pool:
         follower = Follower(pool, settings.replica_sources(), connector, settings.drain_seconds)
         await follower.look()
         group = asyncio.TaskGroup()

@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     Addresses are "host:port" (port 0 takes a free one); `grpc_listen` may be "unix:/path".
     `replicas`: comma list of "host:port", "unix:/path", "dns:///name:port" (every address of the name, asked again each
     `replicas_refresh_seconds`) and "file:///path" (watched; one address a line).
+    `heartbeat_timeout_seconds`: of silence, until a replica is taken for dead.
     `link_...` are PEM files for the way to the replicas and go together; a replica must prove to be `link_server`, or
     its address where that is not set. `edge_...` are those that callers see; with
     `edge_client_ca` callers show one too.
@@ -70,6 +71,7 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)]
     replicas: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_separated)] = ()
     replicas_refresh_seconds: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    heartbeat_timeout_seconds: float = Field(default=2.0, ge=0.1, le=300, allow_inf_nan=False)
     link_ca: Path | None = None
     link_certificate: Path | None = None
     link_key: Path | None = None

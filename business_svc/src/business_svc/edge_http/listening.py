@@ -61,7 +61,7 @@ _UNSENT_BYTES = 16 * 1024  # that the system holds for a connection whose reader
 
 def bound_socket(host: str, port: int) -> socket.socket:
     """Bound, not yet listening. Raises OSError. asyncio turns Nagle's delay off only where the protocol is named; else
-    each small write behind another waits 40 ms for the reader's acknowledgement. Connections inherit what is set here."""
+    each small write behind another waits 40 ms for the reader's acknowledgement. Connections inherit the options."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:

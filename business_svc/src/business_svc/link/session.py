@@ -22,7 +22,7 @@ from business_svc.errors import Reason, SeamError
 from business_svc.link.credits import Credits, CreditsOverdrawn
 from business_svc.link.duplex import Duplex, DuplexLost
 from business_svc.link.exchange import Exchange, PeerBroke, expired
-from business_svc.link.heartbeat import Silence
+from business_svc.link.heartbeat import Silence, patience
 from business_svc.link.inference_wire import ColumnsBroken, columns_of, load_of, submit_of
 from business_svc.link.outbox import Outbox
 
@@ -36,7 +36,8 @@ MODELS_CHANGED = "models-changed"  # a capability: we are told when the replica'
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
     """`credit_window`: tokens of one generation that may be on the way or unread.
-    `heartbeat_timeout`: seconds of silence after which a replica is taken for dead (it sends a frame every 0.5 s).
+    `heartbeat_timeout`: seconds of silence after which a replica is taken for dead (it sends a frame every 0.5 s), or
+    more where it told that it beats more seldom.
     `frame_bytes`: requests of one tick share a frame up to about this size. `max_request_bytes`: one that alone is
     bigger is refused; the replica's limit on messages must be above it."""
 
@@ -74,7 +75,8 @@ class Session:
         self._last_id = 0
         self._over: str | None = None
         self._left = False
-        self._silence = Silence(settings.heartbeat_timeout / 20, settings.heartbeat_timeout)
+        self._patience = patience(settings.heartbeat_timeout, welcome.capabilities)
+        self._silence = Silence(self._patience / 20, self._patience)
 
     @classmethod
     async def greet(cls, duplex: Duplex, settings: SessionSettings) -> "Session":
@@ -274,7 +276,7 @@ class Session:
             before = loop.time()
             await asyncio.sleep(self._silence.tick)
             if self._silence.waited(loop.time() - before):
-                raise SessionEnded(f"the replica was silent for {self._settings.heartbeat_timeout:g} s")
+                raise SessionEnded(f"the replica was silent for {self._patience:g} s")
 
     def _end(self, why: str | None) -> None:
         """`why` is None where this side leaves."""

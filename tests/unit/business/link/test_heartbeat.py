@@ -1,6 +1,6 @@
 """A silent peer is found; a busy self is not mistaken for one."""
 
-from business_svc.link.heartbeat import Silence
+from business_svc.link.heartbeat import Silence, patience
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,3 +23,10 @@ def test_a_peer_heard_now_and_then_is_never_taken_for_dead(late: list[float]) ->
         if number % 10 == 0:
             silence.heard()
         assert not silence.waited(seconds)
+
+
+def test_a_peer_that_told_that_it_beats_seldom_is_borne_for_three_beats() -> None:
+    assert patience(2.0, []) == 2.0
+    assert patience(2.0, ["models-changed", "heartbeat-ms=500"]) == 2.0
+    assert patience(2.0, ["heartbeat-ms=60000"]) == 180.0
+    assert patience(2.0, ["heartbeat-ms=-5", "heartbeat-ms=", "heartbeat-ms=9999999", "heartbeat-ms=1e9"]) == 2.0

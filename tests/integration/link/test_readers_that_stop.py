@@ -44,7 +44,10 @@ def chat(count: int) -> chat_service_pb2.ChatRequest:
 
 
 async def text_of(call: "grpc.aio.UnaryStreamCall[chat_service_pb2.ChatRequest, chat_service_pb2.ChatResponse]") -> str:
-    return "".join([response.text.text async for response in call])
+    pieces = []
+    while (response := await call.read()) is not grpc.aio.EOF:
+        pieces.append(response.text.text)
+    return "".join(pieces)
 
 
 async def http_stream(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

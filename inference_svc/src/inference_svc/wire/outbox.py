@@ -1,7 +1,6 @@
 """What a session has yet to tell its reader, and how much of it goes into the next frame. A plain state machine."""
 
 from collections import deque
-from dataclasses import dataclass
 
 from seam.inference.v1 import session_pb2 as session_pb
 
@@ -11,13 +10,8 @@ from inference_svc.wire.inference_wire import TokenColumns, are_plain_tokens, wr
 FRAME_BYTES = 1 << 20  # a frame is closed when it is over this; no single event comes near the message limit
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What a frame says of one request: how many tokens, and whether its end."""
-
-    request_id: int
-    token_count: int
-    ended: bool
+Written = tuple[int, int, bool]
+"""What a frame says of one request: its id, how many tokens, whether its end. A bare tuple: there is one a token."""
 
 
 class Outbox:
@@ -61,7 +55,7 @@ class Outbox:
             request_id, refusal = self._refusals.popleft()
             write_events(request_id, (refusal,), frame)
             room -= _size_of(refusal)
-        written = []
+        written: list[Written] = []
         columns = TokenColumns()
         while self._pending and room > 0:
             request_id = next(iter(self._pending))
@@ -74,8 +68,9 @@ class Outbox:
                 taken += 1
                 if isinstance(event, Tokens):
                     token_count += len(event.ids)
-                if _is_heavy(event):
-                    self.heavy_bytes -= size
+                    if not event.logprobs and not event.prompt_logprobs:
+                        continue
+                self.heavy_bytes -= size
             if self._columns and are_plain_tokens(events):
                 columns.add(request_id, events[:taken])
             else:
@@ -83,7 +78,7 @@ class Outbox:
             if taken < len(events):
                 self._pending[request_id] = events[taken:]
             ended = taken == len(events) and isinstance(events[-1], Finished | Failed)
-            written.append(Written(request_id, token_count, ended))
+            written.append((request_id, token_count, ended))
         columns.write(frame)
         return written
 

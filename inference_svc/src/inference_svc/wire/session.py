@@ -287,11 +287,11 @@ class _Session:
         if self._models_are_old:
             self._models_told = self._service.models_version
             frame.models.models.extend(self._service.models())
-        for written in self._outbox.fill(frame):
-            if written.ended:
-                del self._live[written.request_id]
-            else:
-                self._go_on(written.request_id, written.token_count)
+        for request_id, token_count, ended in self._outbox.fill(frame):
+            if ended:
+                del self._live[request_id]
+            elif token_count:
+                self._go_on(request_id, token_count)
         self._told_draining = self._service.draining
         frame.load.CopyFrom(self._service.load())
         self._room.set()

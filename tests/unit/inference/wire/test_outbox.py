@@ -26,7 +26,7 @@ END = Finished(FinishReason.LENGTH, Usage(1, 1), Timings(0, 0))
 def fill(outbox):
     frame = SessionResponse()
     written = outbox.fill(frame)
-    return frame, [one.request_id for one in written if one.ended]
+    return frame, [request_id for request_id, _, ended in written if ended]
 
 
 def test_news_waits_in_the_order_of_each_request_and_merges_tokens():

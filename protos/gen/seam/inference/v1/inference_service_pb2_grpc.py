@@ -77,7 +77,8 @@ class InferenceServiceServicer:
         A request's own error is a failed event and disturbs nothing else. The stream itself fails with:
         INVALID_ARGUMENT MALFORMED_FRAME for frames out of order or without sense, FAILED_PRECONDITION
         PROTOCOL_REVISION (do not retry), UNAVAILABLE DRAINING when the replica leaves (go elsewhere), UNAVAILABLE
-        MODEL_NOT_READY while its models load (retry as RetryInfo says).
+        MODEL_NOT_READY while its models load, RESOURCE_EXHAUSTED QUEUE_FULL when the replica has as many sessions as it
+        may, or when a client leaves results unread beyond what the replica holds for it (retry as RetryInfo says).
         When the replica drains, a frame with load state DRAINING comes first; everything live then ends with a failed
         event, which a generation may be resumed from elsewhere; the stream fails with DRAINING when nothing is live.
         """

@@ -77,7 +77,7 @@ Global___ReplicaState: _TypeAlias = ReplicaState  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):
-    """Opens a session."""
+    """Opens a session; at most 64 KiB."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -203,7 +203,9 @@ class Submit(_message.Message):
     model: _builtins.str
     """The model's name in the replica's settings."""
     initial_credits: _builtins.int
-    """Tokens the reader can take before the first grant. Unlimited when absent. Generation only."""
+    """Tokens the reader can take before the first grant. Unlimited when absent; whatever it is, the replica generates only
+    some hundred tokens ahead of what it could send. Generation only.
+    """
     @_builtins.property
     def generate(self) -> _work_pb2.GenerateWork:
         """Tokens from a prompt."""
@@ -416,7 +418,8 @@ Global___Accepted: _TypeAlias = Accepted  # noqa: Y015
 @_typing.final
 class Event(_message.Message):
     """News of one request. Order: accepted, then tokens, vectors or scores, then finished; failed may come at any
-    point, and is the last (but for DUPLICATE_REQUEST: see Submit).
+    point, and is the last (but for DUPLICATE_REQUEST: see Submit). A client may end the session of a server that tells
+    of requests which are not live, of results not asked for, or of more tokens than were granted.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

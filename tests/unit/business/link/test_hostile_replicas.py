@@ -12,10 +12,8 @@ from contextlib import asynccontextmanager
 
 import grpc
 import pytest
-from business_svc.domain.inference import Context, EmbedRequest, Finished, Tokens
-from business_svc.link.exchange import Exchange
+from business_svc.domain.inference import Context, EmbedRequest, Tokens
 from business_svc.link.grpc_duplex import GrpcConnector
-from business_svc.link.inference_wire import Failed, News
 from business_svc.link.membership import ReconnectSettings
 from business_svc.link.outliers import OutlierSettings
 from business_svc.link.pool import Pool, PoolSettings
@@ -24,20 +22,13 @@ from support.duplex import ScriptedReplica, grpc_replica
 from support.hostile import parsed, responses_of, welcome
 from support.link import asked, check_whole, read, until
 
-from .test_session import HandDuplex, session_with
+from .test_session import HandDuplex, read_to_end, session_with
 
 ONE_SEED = os.environ.get("SEAM_FUZZ_SEED")
 CASES = int(os.environ.get("SEAM_FUZZ_CASES", "4000" if ONE_SEED is None else "1"))
 FIRST = int(ONE_SEED or 0)
 A_TEST = 1_000
 WINDOW = 8
-
-
-async def read_to_end(exchange: Exchange) -> list[News]:
-    seen: list[News] = []
-    while not seen or not isinstance(seen[-1], Finished | Failed):
-        seen.append(await exchange.next())
-    return seen
 
 
 def say(peer: HandDuplex, raw: bytes) -> None:

@@ -32,7 +32,7 @@ from inference_svc.errors import (
     QueueFull,
     UnknownRequest,
 )
-from inference_svc.requests import Event, Failed, Finished, Generation, ModelLoad, Request
+from inference_svc.requests import Event, Failed, Finished, GenerateWork, ModelLoad, Request, Work
 from inference_svc.wire.allowance import Allowance, window_for
 from inference_svc.wire.inference_wire import read_submit, write_load, write_model
 from inference_svc.wire.outbox import Outbox
@@ -368,7 +368,7 @@ class _Session:
         try:
             request = read_submit(submit, self._service.clock())
             if self._service.admission.is_quick(request):
-                self._begin(request_id, live, self._service.admission.admit_now(request))
+                self._begin(request_id, live, request.work, self._service.admission.admit_now(request))
                 return
         except Exception as error:  # this request's own failure
             self._tell(request_id, live, Failed(error))
@@ -381,16 +381,17 @@ class _Session:
         try:
             ready = await self._service.admission.admit(request)
             live.admitting = None
-            self._begin(request_id, live, ready)
+            self._begin(request_id, live, request.work, ready)
             if live.early_credits:
                 self._hand_over(request_id, live, live.early_credits)
         except Exception as error:  # this request's own failure
             self._tell(request_id, live, Failed(error))
         self.wake()
 
-    def _begin(self, request_id: int, live: _Live, ready: Any) -> None:
-        if isinstance(ready, Generation):
-            live.allowance = Allowance(ready.credits, window_for(ready.detail.top_logprob_count))
+    def _begin(self, request_id: int, live: _Live, work: Work, ready: Any) -> None:
+        """`ready` is what admission made of the work; of a generation it has the credits."""
+        if isinstance(work, GenerateWork):
+            live.allowance = Allowance(ready.credits, window_for(work.detail.top_logprob_count))
             if (first := live.allowance.hand_over()) != ready.credits:
                 ready = replace(ready, credits=first)
         self._service.engine.submit(self, request_id, ready)

@@ -118,8 +118,15 @@ def test_no_server_is_unavailable_and_names_the_target() -> None:
     assert str(error) == "no answer from a server at host:1: connection refused"
 
 
+def test_a_stream_that_was_cut_on_the_way_may_be_tried_again() -> None:
+    cut = "Stream removed (RST_STREAM (Received RST_STREAM with error code 2))"
+    assert isinstance(errors.seam_error(Failed(grpc.StatusCode.INTERNAL, cut), "host:1"), Unavailable)
+    own = errors.seam_error(Failed(grpc.StatusCode.INTERNAL, "a fault", info("INTERNAL_FAULT")), "host:1")
+    assert isinstance(own, ServerError)
+
+
 def test_details_that_cannot_be_read_leave_the_code_and_the_text() -> None:
-    error = errors.seam_error(Failed(grpc.StatusCode.INTERNAL, "boom", raw=b"\xff\xff"), "host:1")
+    error = errors.seam_error(Failed(grpc.StatusCode.ABORTED, "boom", raw=b"\xff\xff"), "host:1")
     assert (type(error), error.reason, error.message) == (ServerError, "", "host:1: boom")
 
 

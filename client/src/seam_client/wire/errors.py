@@ -60,7 +60,8 @@ CLASS_BY_REASON: dict[str, type[SeamError]] = {
     "API_KEY_MISSING": NotAuthenticated,
     "API_KEY_INVALID": NotAuthenticated,
 }
-# For what no Seam server said: a proxy, the gRPC library, or a reason newer than this client.
+# For what no Seam server said: a proxy, the gRPC library, or a reason newer than this client. A Seam server gives every
+# INTERNAL of its own a reason; without one, the stream was cut on the way (HTTP/2 has no better word for it).
 CLASS_BY_CODE: dict[StatusCode, type[SeamError]] = {
     StatusCode.INVALID_ARGUMENT: InvalidRequest,
     StatusCode.OUT_OF_RANGE: InvalidRequest,
@@ -75,7 +76,7 @@ CLASS_BY_CODE: dict[StatusCode, type[SeamError]] = {
     StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     StatusCode.CANCELLED: Cancelled,
     StatusCode.ABORTED: ServerError,
-    StatusCode.INTERNAL: ServerError,
+    StatusCode.INTERNAL: Unavailable,
     StatusCode.DATA_LOSS: ServerError,
     StatusCode.UNKNOWN: ServerError,
 }

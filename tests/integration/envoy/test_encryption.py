@@ -1,7 +1,7 @@
 """TLS on both sides of Envoy: what callers see and show, and what Envoy and the business servers show each other."""
 
-import ssl
 import socket
+import ssl
 import time
 from dataclasses import dataclass
 from pathlib import Path

@@ -110,21 +110,24 @@ async def test_only_answers_that_had_begun_fail_and_each_may_be_tried_again(own:
     envoy = await asyncio.to_thread(own.envoy, victim, other)
     streams = [Stream() for _ in range(STREAMS)]
     callers = Callers()
-    async with asyncio.timeout(120), grpc.aio.insecure_channel(envoy.edge, options=NO_RETRIES) as channel:
-        async with running(*(stream.read(channel) for stream in streams)):
-            await asyncio.gather(*(stream.goes_on(3) for stream in streams))
-            doomed = await live_requests(victim)
-            assert 0 < doomed < STREAMS
-            async with running(*(callers.ask(channel) for _ in range(ASKING))):
-                await callers.until(10)
-                victim.process.kill()
-                late = [Stream() for _ in range(STREAMS)]  # these have to find out who is left
-                async with running(*(stream.read(channel) for stream in late)):
-                    await asyncio.gather(*(stream.goes_on(3) for stream in late))
-                    await callers.until(AFTER)
-                    await asyncio.gather(*(stream.goes_on(20) for stream in streams))
-                    failed = [stream.error for stream in streams if stream.error is not None]
-                    assert [stream.error for stream in late] == [None] * STREAMS
+    async with (
+        asyncio.timeout(120),
+        grpc.aio.insecure_channel(envoy.edge, options=NO_RETRIES) as channel,
+        running(*(stream.read(channel) for stream in streams)),
+    ):
+        await asyncio.gather(*(stream.goes_on(3) for stream in streams))
+        doomed = await live_requests(victim)
+        assert 0 < doomed < STREAMS
+        async with running(*(callers.ask(channel) for _ in range(ASKING))):
+            await callers.until(10)
+            victim.process.kill()
+            late = [Stream() for _ in range(STREAMS)]  # these have to find out who is left
+            async with running(*(stream.read(channel) for stream in late)):
+                await asyncio.gather(*(stream.goes_on(3) for stream in late))
+                await callers.until(AFTER)
+                await asyncio.gather(*(stream.goes_on(20) for stream in streams))
+                failed = [stream.error for stream in streams if stream.error is not None]
+                assert [stream.error for stream in late] == [None] * STREAMS
     assert callers.failed == []
     assert len(failed) == doomed
     assert {type(error) for error in failed} == {Unavailable}

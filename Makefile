@@ -27,8 +27,8 @@ check: setup ## all that CI runs (ARGS="format lint types" for some)
 format: setup ## format Python and the contracts
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/buf format -w
 
-stubs: setup ## generate the Python stubs from the contracts
-	@$(BIN)/buf generate
+stubs: setup ## generate from the contracts: the Python stubs, and what Envoy reads of them
+	@$(BIN)/buf generate && $(BIN)/python tools/deployments.py
 
 freeze: setup ## write constraints.txt anew from what is installed
 	@$(BIN)/python tools/freeze.py

@@ -67,6 +67,7 @@ STEPS = [
     Step("proto-breaking", "no contract is broken since the last commit", lambda: contracts.broken(environment())),
     Step("stubs", "the stubs are what the contracts generate", lambda: contracts.stale(environment())),
     Step("oldest", "the stubs load on the oldest protobuf and grpcio", lambda: contracts.refused_by_oldest()),
+    Step("deploy-tools", "what deploy/ is checked with is there", command(sys.executable, "tools/deploy_tools.py")),
     Step("tests", "pytest", shown("pytest"), streams=True),
 ]
 

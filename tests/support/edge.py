@@ -44,17 +44,24 @@ class Business:
 
 @dataclass(frozen=True, slots=True)
 class Envoy:
-    """`edge` and `probe` are "host:port"; the admin interface is a socket's path."""
+    """`edge` and `probe` are "host:port"; `admin_at` too, or "unix:/path"."""
 
     process: subprocess.Popen[bytes]
     folder: Path
-    admin_socket: Path
+    admin_at: str
     edge: str = ""
     probe: str = ""
 
+    @property
+    def is_there(self) -> bool:
+        """Whether it can be asked; a path that nobody listens on yet makes httpx lose a socket."""
+        return not self.admin_at.startswith("unix:") or Path(self.admin_at.removeprefix("unix:")).exists()
+
     def admin(self, path: str, method: str = "GET") -> httpx.Response:
-        transport = httpx.HTTPTransport(uds=str(self.admin_socket))
-        with httpx.Client(transport=transport, base_url="http://admin", timeout=20) as client:
+        is_unix = self.admin_at.startswith("unix:")
+        transport = httpx.HTTPTransport(uds=self.admin_at.removeprefix("unix:") if is_unix else None)
+        base = "http://admin" if is_unix else f"http://{self.admin_at}"
+        with httpx.Client(transport=transport, base_url=base, timeout=20) as client:
             return client.request(method, path)
 
     def counter(self, name: str) -> int:
@@ -106,12 +113,12 @@ class Workshop:
         """Options are those of deploy/envoy/render.py, with _ for -."""
         name = self._name("envoy")
         folder = self.folder / name
-        admin = self.folder / f"{name}.sock"
-        self.render(folder, *business, admin=f"unix:{admin}", **options)
+        admin = str(options.pop("admin", f"unix:{self.folder / name}.sock"))
+        self.render(folder, *business, admin=admin, **options)
         words = [deploy_tool("envoy"), "-c", str(folder / "envoy.yaml"), "--concurrency", "1", "--disable-hot-restart"]
         process = self._start(name, [*words, "--log-level", "warn", "--drain-time-s", "1"], {})
         started = Envoy(process, folder, admin)
-        self._wait(name, process, lambda: admin.exists() and started.admin("/ready").text.strip() == "LIVE")
+        self._wait(name, process, lambda: started.is_there and started.admin("/ready").text.strip() == "LIVE")
         listeners = started.admin("/listeners?format=json").json()["listener_statuses"]
         at = {each["name"]: each["local_address"]["socket_address"] for each in listeners}
         edge, probe = (f"{at[one]['address']}:{at[one]['port_value']}" for one in ("edge", "probe"))

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import subprocess
 
 import grpc
 import httpx
@@ -10,7 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 from openai import OpenAI
 from seam.business.v1 import predict_service_pb2, predict_service_pb2_grpc
 from seam_client import InvalidRequest, NotAuthenticated, Seam
-from support.edge import HEADERS, KEY, METADATA, Business, Envoy, Workshop
+from support.edge import HEADERS, KEY, METADATA, ROOT, Business, Envoy, Workshop
 
 CHAT = "/seam.business.v1.ChatService/Chat"
 PREDICT = "/seam.business.v1.PredictService/Predict"
@@ -123,13 +124,27 @@ def test_a_draining_server_finishes_what_it_answers_and_gets_nothing_new(own: Wo
     assert leaving.process.wait(60) == 0
 
 
-def test_an_envoy_that_drains_finishes_what_it_carries(own: Workshop, pair: tuple[Business, Business]) -> None:
-    envoy = own.envoy(*pair)
-    with Seam(envoy.edge, api_key=KEY) as seam, seam.chat("hello", max_output_tokens=200) as answer:
+def test_an_envoy_that_is_to_end_finishes_what_it_carries_first(own: Workshop, pair: tuple[Business, Business]) -> None:
+    """By the script that Kubernetes runs before it tells Envoy to end."""
+    port = free_port()
+    envoy = own.envoy(*pair, admin=f"127.0.0.1:{port}")
+    drain = ["bash", str(ROOT / "deploy/k8s/edge/drain.sh"), "127.0.0.1", str(port), "60"]
+    with Seam(envoy.edge, api_key=KEY) as seam, seam.chat("hello", max_output_tokens=900) as answer:
         assert next(iter(answer))
-        assert envoy.admin("/drain_listeners?graceful&skip_exit", "POST").status_code == 200
+        draining = subprocess.Popen(drain)
+        assert seam.models()
         assert list(answer)
-        assert seam.models()  # told to go, on a connection that is still there
+    assert draining.wait(60) == 0
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as admin:
+        told = admin.get("/stats?filter=^http.edge.downstream_rq_active$").text
+    assert told.split() == ["http.edge.downstream_rq_active:", "0"]
+
+
+def free_port() -> int:
+    """Envoy must be told which port, and bash opens no Unix socket."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def test_connections_at_once_have_a_limit_that_probes_do_not_count_in(
@@ -139,6 +154,7 @@ def test_connections_at_once_have_a_limit_that_probes_do_not_count_in(
     held = [connected(envoy.edge) for _ in range(12)]
     answered = [answers(each) for each in held]
     assert sum(answered) == 4
+    assert envoy.counter("listener.127.0.0.1_0.downstream_global_cx_overflow") == 8
     assert httpx.get(f"http://{envoy.probe}/ready").status_code == 200
     for each in held:
         each.close()
@@ -168,7 +184,6 @@ def answers(connection: socket.socket) -> bool:
 
 
 def test_the_transcoder_knows_the_details_that_errors_carry() -> None:
-    from deploy_tools import ROOT
     from google.protobuf import descriptor_pb2
 
     files = descriptor_pb2.FileDescriptorSet.FromString((ROOT / "deploy/k8s/edge/business.binpb").read_bytes())

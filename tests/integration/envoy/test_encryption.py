@@ -1,7 +1,10 @@
 """TLS on both sides of Envoy: what callers see and show, and what Envoy and the business servers show each other."""
 
+import os
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +14,7 @@ import pytest
 from seam_client import Seam, Tls, Unavailable
 from seam_local.certificates import Authority, write_private
 from support.certificates import put
-from support.edge import HEADERS, KEY, Business, Envoy, Workshop
+from support.edge import HEADERS, KEY, ROOT, Business, Envoy, Workshop
 
 BUSINESS = "business.seam.svc"
 
@@ -74,6 +77,15 @@ def test_both_sides_show_who_they_are(own: Workshop, replica: str, files: Files)
     with Seam(envoy.edge, api_key=KEY, tls=Tls(files.ca), timeout=5) as seam, pytest.raises(Unavailable):
         seam.models()
     renew(envoy, files, (certificate, key))
+
+
+def test_the_containers_probe_shows_the_servers_own_certificate(own: Workshop, replica: str, files: Files) -> None:
+    certificate, key = files.pair("business", BUSINESS)
+    business = business_with(own, replica, files, (certificate, key))
+    words = [sys.executable, str(ROOT / "deploy/docker/probe.py"), business.grpc, "liveness"]
+    inside = os.environ | {"SEAM_EDGE_CERTIFICATE": str(certificate), "SEAM_EDGE_KEY": str(key)}
+    assert subprocess.run(words, env=inside, stdout=subprocess.DEVNULL).returncode == 0
+    assert subprocess.run(words, stderr=subprocess.DEVNULL).returncode == 2
 
 
 def renew(envoy: Envoy, files: Files, edge: tuple[Path, Path]) -> None:

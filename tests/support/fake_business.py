@@ -292,6 +292,7 @@ class Operations(operations_service_pb2_grpc.OperationsServiceServicer):
 
     async def GetStatus(self, request: operations_service_pb2.GetStatusRequest, context: Any) -> Any:
         await self._business.enter(request, context)
+        looked = sum(call.method == "GetStatus" for call in self._business.calls)
         load = operations_service_pb2.ModelLoad(
             model="chat",
             running_sequence_count=2,
@@ -300,6 +301,10 @@ class Operations(operations_service_pb2_grpc.OperationsServiceServicer):
             free_cache_token_count=9000,
             step_duration=duration_pb2.Duration(nanos=12_000_000),
             predicted_wait=duration_pb2.Duration(seconds=1, nanos=500_000_000),
+            output_token_count=1000 * looked,
+            input_token_count=500 * looked,
+            finished_request_count=10 * looked,
+            waiting=operations_service_pb2.WaitingByPriority(interactive=1, batch=2),
         )
         replica = operations_service_pb2.Replica(
             address="127.0.0.1:1234",
@@ -307,6 +312,10 @@ class Operations(operations_service_pb2_grpc.OperationsServiceServicer):
             state=operations_service_pb2.REPLICA_STATE_READY,
             live_request_count=5,
             models=[load],
+            device_time=operations_service_pb2.DeviceTime(
+                computing=duration_pb2.Duration(seconds=3 * looked), no_work=duration_pb2.Duration(seconds=looked)
+            ),
+            totals_age=duration_pb2.Duration(nanos=100_000_000),
         )
         lost = operations_service_pb2.Replica(
             address="127.0.0.1:1235", state=operations_service_pb2.REPLICA_STATE_CONNECTING

@@ -13,6 +13,7 @@
 from seam_client.answers import (
     ChatEvent,
     Citation,
+    DeviceTime,
     Embedding,
     Embeddings,
     Finished,
@@ -33,6 +34,7 @@ from seam_client.answers import (
     Timings,
     TokenLogprob,
     Usage,
+    WaitingByPriority,
 )
 from seam_client.asking import ChatSettings, Message
 from seam_client.async_client import AsyncChatStream, AsyncSeam
@@ -61,6 +63,7 @@ __all__ = [
     "ChatStream",
     "Citation",
     "DeadlineExceeded",
+    "DeviceTime",
     "Embedding",
     "Embeddings",
     "FieldViolation",
@@ -93,4 +96,5 @@ __all__ = [
     "TokenLogprob",
     "Unavailable",
     "Usage",
+    "WaitingByPriority",
 ]

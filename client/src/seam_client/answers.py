@@ -187,8 +187,28 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceTime:
+    """Where a replica's model thread spent its seconds since its start; the sum is all of them."""
+
+    computing_seconds: float
+    no_work_seconds: float
+    waiting_for_credits_seconds: float
+    host_seconds: float
+    loading_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingByPriority:
+    """Sequences."""
+
+    interactive: int
+    normal: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelLoad:
-    """One model on one replica."""
+    """One model on one replica. The three counts after the waits are since the replica's start."""
 
     model: str
     running_sequence_count: int
@@ -197,17 +217,25 @@ class ModelLoad:
     free_cache_token_count: int
     step_seconds: float
     predicted_wait_seconds: float
+    output_token_count: int
+    input_token_count: int
+    finished_request_count: int
+    waiting: WaitingByPriority
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One replica, as its last frame told; `address` is "host:port" or "in-process"."""
+    """One replica, as its last frame told; `address` is "host:port" or "in-process".
+
+    `device_time` (None until told) and the counts of its models since the start are `totals_age_seconds` old."""
 
     address: str
     replica_id: str
     state: ReplicaState
     live_request_count: int
     models: tuple[ModelLoad, ...]
+    device_time: DeviceTime | None
+    totals_age_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
 """What the doors of this server need behind them: something that admits requests, and something that answers what was
 admitted. The engine and its admission are one pair of these; a recording that is replayed is another."""
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from inference_svc.engine.desk import Outlet
-from inference_svc.requests import Accepted, Context, Loads, Prompt, Request
+from inference_svc.requests import Accepted, Context, Loads, ModelTotals, Prompt, Request
 
 Ready = TypeVar("Ready")  # what was admitted; only the pair knows what is in it
 Taken = TypeVar("Taken", contravariant=True)
@@ -47,3 +48,11 @@ class Answers(Protocol[Taken]):
         ...
 
     def loads(self) -> Loads: ...
+
+    def totals(self) -> Sequence[ModelTotals]:
+        """What each model did since the start."""
+        ...
+
+    def idle_seconds(self) -> Mapping[str, float]:
+        """The model thread's time since the start, by cause; empty where there is none."""
+        ...

@@ -396,3 +396,14 @@ class ModelLoad:
 
 
 Loads = Sequence[ModelLoad]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTotals:
+    """What a model did since the engine was made. `waiting` are sequences by priority, as of the last step."""
+
+    model: str
+    output_token_count: int = 0
+    input_token_count: int = 0
+    finished_request_count: int = 0
+    waiting: tuple[int, ...] = ()

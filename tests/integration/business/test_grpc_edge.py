@@ -6,7 +6,15 @@ from typing import Any
 
 import grpc
 import pytest
-from business_svc.domain.inference import ModelLoad, Replica, ReplicaState, Truncation
+from business_svc.domain.inference import (
+    DeviceTime,
+    ModelLoad,
+    ModelTotals,
+    Replica,
+    ReplicaState,
+    Totals,
+    Truncation,
+)
 from business_svc.domain.retrying import RETRIED
 from business_svc.edge_grpc.errors_wire import CODES
 from business_svc.errors import Reason, SeamError, bad_field
@@ -330,12 +338,21 @@ async def test_models_come_by_name_in_pages(channel: grpc.aio.Channel) -> None:
 
 async def test_status_tells_of_every_replica(channel: grpc.aio.Channel, inference: FakeInference) -> None:
     load = ModelLoad("chat", 1, 2, 3, 4, 0.5, 0.25)
-    inference.known_replicas = [Replica("h:1", "r-1", ReplicaState.DRAINING, 3, (load,))]
+    totals = Totals(DeviceTime(computing=2.5), {"chat": ModelTotals(70, 60, 5, (1, 0, 1))}, age=0.25)
+    inference.known_replicas = [
+        Replica("h:1", "r-1", ReplicaState.DRAINING, 3, (load,), totals),
+        Replica("h:2", "", ReplicaState.CONNECTING, 0, ()),
+    ]
     operations = operations_service_pb2_grpc.OperationsServiceStub(channel)
     status = await operations.GetStatus(operations_service_pb2.GetStatusRequest(), metadata=METADATA)
     assert status.version
     assert status.uptime.ToNanoseconds() > 0
-    (replica,) = status.replicas
+    replica, silent = status.replicas
+    assert not silent.HasField("device_time")
+    assert (replica.device_time.computing.ToMilliseconds(), replica.totals_age.ToMilliseconds()) == (2500, 250)
+    told = replica.models[0]
+    assert (told.output_token_count, told.input_token_count, told.finished_request_count) == (70, 60, 5)
+    assert (told.waiting.interactive, told.waiting.normal, told.waiting.batch) == (1, 0, 1)
     assert (replica.address, replica.replica_id, replica.live_request_count) == ("h:1", "r-1", 3)
     assert replica.state == operations_service_pb2.REPLICA_STATE_DRAINING
     assert (replica.models[0].queued_token_count, replica.models[0].step_duration.ToMilliseconds()) == (3, 500)

@@ -244,6 +244,36 @@ class ReplicaState(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class ModelTotals:
+    """What a model did on a replica since the replica's start. `waiting` is by priority, the most urgent first."""
+
+    output_token_count: int = 0
+    input_token_count: int = 0
+    finished_request_count: int = 0
+    waiting: tuple[int, int, int] = (0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTime:
+    """Seconds of a replica's model thread since its start, by cause."""
+
+    computing: float = 0.0
+    no_work: float = 0.0
+    waiting_for_credits: float = 0.0
+    host: float = 0.0
+    loading: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """As a replica told them `age` seconds ago."""
+
+    device_time: DeviceTime
+    models: Mapping[str, ModelTotals]
+    age: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ModelLoad:
     model: str
     running_sequence_count: int = 0
@@ -261,3 +291,4 @@ class Replica:
     state: ReplicaState
     live_request_count: int
     models: tuple[ModelLoad, ...]
+    totals: Totals | None = None

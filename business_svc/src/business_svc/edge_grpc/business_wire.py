@@ -242,17 +242,33 @@ def _model(model: inference.Model) -> operations_service_pb2.Model:
 
 
 def _replica(replica: inference.Replica) -> operations_service_pb2.Replica:
-    return operations_service_pb2.Replica(
+    totals = replica.totals
+    by_model = totals.models if totals is not None else {}
+    told = operations_service_pb2.Replica(
         address=replica.address,
         replica_id=replica.replica_id,
         state=_REPLICA_STATES[replica.state],
         live_request_count=replica.live_request_count,
-        models=[_load(load) for load in replica.models],
+        models=[_load(load, by_model.get(load.model)) for load in replica.models],
+    )
+    if totals is not None:
+        told.device_time.CopyFrom(_device_time(totals.device_time))
+        told.totals_age.CopyFrom(_duration(totals.age))
+    return told
+
+
+def _device_time(spent: inference.DeviceTime) -> operations_service_pb2.DeviceTime:
+    return operations_service_pb2.DeviceTime(
+        computing=_duration(spent.computing),
+        no_work=_duration(spent.no_work),
+        waiting_for_credits=_duration(spent.waiting_for_credits),
+        host=_duration(spent.host),
+        loading=_duration(spent.loading),
     )
 
 
-def _load(load: inference.ModelLoad) -> operations_service_pb2.ModelLoad:
-    return operations_service_pb2.ModelLoad(
+def _load(load: inference.ModelLoad, totals: inference.ModelTotals | None) -> operations_service_pb2.ModelLoad:
+    told = operations_service_pb2.ModelLoad(
         model=load.model,
         running_sequence_count=load.running_sequence_count,
         waiting_sequence_count=load.waiting_sequence_count,
@@ -261,3 +277,12 @@ def _load(load: inference.ModelLoad) -> operations_service_pb2.ModelLoad:
         step_duration=_duration(load.step_duration),
         predicted_wait=_duration(load.predicted_wait),
     )
+    if totals is not None:
+        interactive, normal, batch = totals.waiting
+        told.waiting.CopyFrom(
+            operations_service_pb2.WaitingByPriority(interactive=interactive, normal=normal, batch=batch)
+        )
+        told.output_token_count = totals.output_token_count
+        told.input_token_count = totals.input_token_count
+        told.finished_request_count = totals.finished_request_count
+    return told

@@ -10,6 +10,7 @@ from business_svc.domain.inference import (
     Accepted,
     Choice,
     Context,
+    DeviceTime,
     Embedding,
     EmbedRequest,
     Finished,
@@ -19,6 +20,7 @@ from business_svc.domain.inference import (
     LabelScore,
     Model,
     ModelLoad,
+    ModelTotals,
     PositionLogprobs,
     Priority,
     Regex,
@@ -30,6 +32,7 @@ from business_svc.domain.inference import (
     Timings,
     TokenLogprob,
     Tokens,
+    Totals,
     Truncation,
     Usage,
 )
@@ -316,6 +319,29 @@ def load_of(message: session_pb2.ModelLoad) -> ModelLoad:
         free_cache_token_count=message.free_cache_token_count,
         step_duration=_seconds(message.step_duration),
         predicted_wait=_seconds(message.predicted_wait),
+    )
+
+
+def totals_of(message: session_pb2.Totals, age: float) -> Totals:
+    spent = message.device_time
+    return Totals(
+        DeviceTime(
+            computing=_seconds(spent.computing),
+            no_work=_seconds(spent.no_work),
+            waiting_for_credits=_seconds(spent.waiting_for_credits),
+            host=_seconds(spent.host),
+            loading=_seconds(spent.loading),
+        ),
+        {
+            one.model: ModelTotals(
+                output_token_count=one.output_token_count,
+                input_token_count=one.input_token_count,
+                finished_request_count=one.finished_request_count,
+                waiting=(one.waiting.interactive, one.waiting.normal, one.waiting.batch),
+            )
+            for one in message.models
+        },
+        age,
     )
 
 

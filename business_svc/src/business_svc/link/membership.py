@@ -80,7 +80,7 @@ class Member:
         if session is None:
             return Replica(self.address, self.replica_id, ReplicaState.CONNECTING, 0, ())
         loads = tuple(session.loads.values())
-        return Replica(self.address, self.replica_id, session.state, session.live_request_count, loads)
+        return Replica(self.address, self.replica_id, session.state, session.live_request_count, loads, session.totals)
 
 
 class Membership:

@@ -17,13 +17,14 @@ from business_svc.domain.inference import (
     ModelLoad,
     ReplicaState,
     ScoreRequest,
+    Totals,
 )
 from business_svc.errors import Reason, SeamError
 from business_svc.link.credits import Credits, CreditsOverdrawn
 from business_svc.link.duplex import Duplex, DuplexLost
 from business_svc.link.exchange import Exchange, PeerBroke, expired
 from business_svc.link.heartbeat import Silence, patience
-from business_svc.link.inference_wire import ColumnsBroken, columns_of, load_of, submit_of
+from business_svc.link.inference_wire import ColumnsBroken, columns_of, load_of, submit_of, totals_of
 from business_svc.link.outbox import Outbox
 
 PROTOCOL_REVISION = 1
@@ -59,15 +60,17 @@ class Session:
     Requests may be opened until then. A request that is lost with the session ends with REPLICA_LOST.
     """
 
-    def __init__(self, duplex: Duplex, welcome: Welcome, load: session_pb2.Load, settings: SessionSettings) -> None:
-        self.welcome = welcome
-        self.models: Sequence[model_service_pb2.Model] = welcome.models  # as last told
+    def __init__(self, duplex: Duplex, first: SessionResponse, settings: SessionSettings) -> None:
+        self.welcome: Welcome = first.welcome
+        self.models: Sequence[model_service_pb2.Model] = first.welcome.models  # as last told
         self.models_changed: Callable[[], None] = lambda: None
         self.unseen: Counter[str] = Counter()  # by model: submitted, not yet in any load told to us
         self._duplex = duplex
         self._settings = settings
-        self._load = load
+        self._load = first.load
         self._loads: dict[str, ModelLoad] | None = None
+        self._totals: tuple[session_pb2.Totals, float] | None = None  # and when they came
+        self._note_totals(first)
         self._outbox = Outbox(settings.frame_bytes)
         self._wake = asyncio.Event()
         self._live: dict[int, Exchange] = {}
@@ -75,7 +78,7 @@ class Session:
         self._last_id = 0
         self._over: str | None = None
         self._left = False
-        self._patience = patience(settings.heartbeat_timeout, welcome.capabilities)
+        self._patience = patience(settings.heartbeat_timeout, first.welcome.capabilities)
         self._silence = Silence(self._patience / 20, self._patience)
 
     @classmethod
@@ -99,7 +102,7 @@ class Session:
             _check_models(first)
         except PeerBroke as broke:
             raise _broke(broke) from broke
-        return cls(duplex, first.welcome, first.load, settings)
+        return cls(duplex, first, settings)
 
     # --- what the pool looks at ---
 
@@ -118,6 +121,14 @@ class Session:
         if self._loads is None:
             self._loads = {one.model: load_of(one) for one in self._load.models}
         return self._loads
+
+    @property
+    def totals(self) -> Totals | None:
+        """As last told; None where the replica has told none."""
+        if self._totals is None:
+            return None
+        told, came = self._totals
+        return totals_of(told, asyncio.get_running_loop().time() - came)
 
     @property
     def live_request_count(self) -> int:
@@ -238,6 +249,7 @@ class Session:
     def _take(self, frame: SessionResponse) -> None:
         _check_models(frame)
         self._load, self._loads = frame.load, None
+        self._note_totals(frame)
         if frame.HasField("models"):  # before the events: what is handed back must not come here again
             self.models = frame.models.models
             self.models_changed()
@@ -255,6 +267,10 @@ class Session:
         if exchange is None:  # never submitted, or its end was told: who confuses requests may confuse readers
             raise PeerBroke(f"news of request {request_id}, which is not live")
         return exchange
+
+    def _note_totals(self, frame: SessionResponse) -> None:
+        if frame.HasField("totals"):
+            self._totals = frame.totals, asyncio.get_running_loop().time()
 
     def _note_seen(self, exchange: Exchange) -> None:
         if not exchange.seen:
@@ -301,7 +317,7 @@ def _broke(broke: Exception) -> SessionEnded:
 
 def _check_models(frame: SessionResponse) -> None:
     """Loads and models are kept until the next frame tells others. Raises PeerBroke."""
-    told = max(len(frame.load.models), len(frame.models.models), len(frame.welcome.models))
+    told = max(map(len, (frame.load.models, frame.models.models, frame.welcome.models, frame.totals.models)))
     if told > MOST_MODELS:
         raise PeerBroke(f"{told} models, at most {MOST_MODELS} are believed")
 

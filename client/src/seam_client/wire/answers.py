@@ -1,5 +1,6 @@
 """Reads the contract's answers into frozen values."""
 
+from google.protobuf.duration_pb2 import Duration
 from seam.business.v1 import (
     chat_service_pb2,
     conversation_pb2,
@@ -12,6 +13,7 @@ from seam.business.v1 import (
 from seam_client.answers import (
     ChatEvent,
     Citation,
+    DeviceTime,
     Embedding,
     Embeddings,
     Finished,
@@ -32,6 +34,7 @@ from seam_client.answers import (
     Timings,
     TokenLogprob,
     Usage,
+    WaitingByPriority,
 )
 
 # A value that a newer server may send and that is not here is read as UNKNOWN.
@@ -120,7 +123,7 @@ def models(response: operations_service_pb2.ListModelsResponse) -> tuple[Model, 
 def status(response: operations_service_pb2.GetStatusResponse) -> Status:
     return Status(
         version=response.version,
-        uptime_seconds=response.uptime.ToNanoseconds() / 1e9,
+        uptime_seconds=_seconds(response.uptime),
         replicas=tuple(_replica(told) for told in response.replicas),
     )
 
@@ -162,10 +165,10 @@ def _usage(told: conversation_pb2.Usage) -> Usage:
 
 def _timings(told: conversation_pb2.Timings) -> Timings:
     return Timings(
-        queue_seconds=told.queue.ToNanoseconds() / 1e9,
-        prefill_seconds=told.prefill.ToNanoseconds() / 1e9,
-        decode_seconds=told.decode.ToNanoseconds() / 1e9,
-        total_seconds=told.total.ToNanoseconds() / 1e9,
+        queue_seconds=_seconds(told.queue),
+        prefill_seconds=_seconds(told.prefill),
+        decode_seconds=_seconds(told.decode),
+        total_seconds=_seconds(told.total),
     )
 
 
@@ -176,6 +179,18 @@ def _replica(told: operations_service_pb2.Replica) -> Replica:
         state=REPLICA_STATES.get(told.state, ReplicaState.UNKNOWN),
         live_request_count=told.live_request_count,
         models=tuple(_load(load) for load in told.models),
+        device_time=_device_time(told.device_time) if told.HasField("device_time") else None,
+        totals_age_seconds=_seconds(told.totals_age),
+    )
+
+
+def _device_time(told: operations_service_pb2.DeviceTime) -> DeviceTime:
+    return DeviceTime(
+        computing_seconds=_seconds(told.computing),
+        no_work_seconds=_seconds(told.no_work),
+        waiting_for_credits_seconds=_seconds(told.waiting_for_credits),
+        host_seconds=_seconds(told.host),
+        loading_seconds=_seconds(told.loading),
     )
 
 
@@ -186,6 +201,14 @@ def _load(told: operations_service_pb2.ModelLoad) -> ModelLoad:
         waiting_sequence_count=told.waiting_sequence_count,
         queued_token_count=told.queued_token_count,
         free_cache_token_count=told.free_cache_token_count,
-        step_seconds=told.step_duration.ToNanoseconds() / 1e9,
-        predicted_wait_seconds=told.predicted_wait.ToNanoseconds() / 1e9,
+        step_seconds=_seconds(told.step_duration),
+        predicted_wait_seconds=_seconds(told.predicted_wait),
+        output_token_count=told.output_token_count,
+        input_token_count=told.input_token_count,
+        finished_request_count=told.finished_request_count,
+        waiting=WaitingByPriority(told.waiting.interactive, told.waiting.normal, told.waiting.batch),
     )
+
+
+def _seconds(told: Duration) -> float:
+    return told.ToNanoseconds() / 1e9

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from inference_svc.engine.door import Door, Facts, Need
+from inference_svc.engine.tally import Tally
 from inference_svc.errors import DuplicateRequest, ModelBusy, ModelNotFound, SeamError, TaskNotSupported
-from inference_svc.requests import Encoding, Event, Failed, Finished, Generation, Priority, Task
+from inference_svc.requests import Encoding, Event, Failed, Finished, Generation, ModelTotals, Priority, Task
 
 _LONGEST_WAIT = 3600.0  # seconds; a deadline may be further away than a lock can wait
 _WORK_OF = {Task.GENERATE: Generation, Task.EMBED: Encoding, Task.SCORE: Encoding}
@@ -97,6 +98,7 @@ class Desk:
         self._live: dict[int, dict[int, Ticket]] = {}  # by outlet, then request id
         self._by_key: dict[int, Ticket] = {}
         self._users: dict[str, _Users] = {}  # by model
+        self._tallies: dict[str, Tally] = {}  # by model
         self._refusal: SeamError | None = None
         self._nudged = False
         self._keys = 0
@@ -150,6 +152,7 @@ class Desk:
             if name in self._doors:
                 raise ValueError(f"a model {name!r} is here already")
             self._doors[name] = (door, task)
+            self._tallies[name] = Tally()
             self._users.setdefault(name, _Users(self._clock())).since = self._clock()
             self._put(errand)
 
@@ -157,6 +160,7 @@ class Desk:
         """The errand finds all that came through the door."""
         with self._changed:
             self._doors.pop(name, None)
+            self._tallies.pop(name, None)
             if name in self._users and not self._users[name].count:
                 del self._users[name]
             self._put(errand)
@@ -202,6 +206,13 @@ class Desk:
             else:
                 users.awaiting_none = [each for each in users.awaiting_none if not each.cancelled()] + [future]
         return future
+
+    def totals(self) -> tuple[ModelTotals, ...]:
+        """Of every model that has a door."""
+        with self._changed:
+            return tuple(
+                self._tallies[name].told(name, door.facts.waiting.sequences) for name, (door, _) in self._doors.items()
+            )
 
     def live_count_of(self, name: str) -> int:
         with self._changed:
@@ -273,6 +284,8 @@ class Desk:
                 if ticket is None:
                     continue
                 by_outlet.setdefault(id(ticket.outlet), (ticket.outlet, []))[1].append((ticket.request_id, event))
+                if ticket.model in self._tallies:
+                    self._tallies[ticket.model].note(event)
                 if isinstance(event, Finished | Failed):
                     self._strike_off(ticket)
         return list(by_outlet.values())

@@ -15,7 +15,7 @@ from inference_svc.engine.driver import News
 from inference_svc.engine.settings import EngineSettings
 from inference_svc.errors import Cancelled, Draining, EngineStopped, SeamError
 from inference_svc.model import LoadedModel
-from inference_svc.requests import Encoding, Failed, Generation, ModelLoad
+from inference_svc.requests import Encoding, Failed, Generation, ModelLoad, ModelTotals
 
 _STOPPED = "the engine has stopped"
 Answer = TypeVar("Answer")
@@ -238,6 +238,10 @@ class Engine:
     def loads(self) -> tuple[ModelLoad, ...]:
         """How busy each model is, in the order they were added; replaced whole at every step."""
         return self._loads
+
+    def totals(self) -> tuple[ModelTotals, ...]:
+        """What each model did since it came."""
+        return self._desk.totals()
 
     def idle_seconds(self) -> Mapping[str, float]:
         """The model thread's time since the engine was made, by cause; the sum is all of it."""

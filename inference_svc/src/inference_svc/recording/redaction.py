@@ -80,6 +80,8 @@ KEPT: Mapping[str, str] = {
     "LabelScore": "label",
     "Usage": "input_token_count output_token_count cached_token_count",
     "ModelLoad": "model running_sequence_count waiting_sequence_count queued_token_count free_cache_token_count",
+    "ModelTotals": "model output_token_count input_token_count finished_request_count",
+    "WaitingByPriority": "interactive normal batch",
 }
 """Numbers and strings that say nothing of what was asked or answered. Enums, flags and durations are always kept."""
 

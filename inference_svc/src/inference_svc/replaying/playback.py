@@ -18,6 +18,7 @@ from inference_svc.requests import (
     Finished,
     GenerateWork,
     ModelLoad,
+    ModelTotals,
     Prompt,
     Request,
     Tokens,
@@ -119,6 +120,13 @@ class ReplayEngine:
     def loads(self) -> list[ModelLoad]:
         running = Counter(playing.playback.model for playing in self._playing.values())
         return [ModelLoad(model, running_sequence_count=count) for model, count in running.items()]
+
+    def totals(self) -> tuple[ModelTotals, ...]:
+        """Nothing: no model of its own does anything here."""
+        return ()
+
+    def idle_seconds(self) -> dict[str, float]:
+        return {}
 
     def _forget(self, outlet: Outlet, request_id: int, playing: _Playing) -> None:
         if self._playing.get((outlet, request_id)) is playing:

@@ -30,6 +30,7 @@ from inference_svc.requests import (
     Loads,
     Message,
     ModelState,
+    ModelTotals,
     OutputDetail,
     OutputFormat,
     PositionLogprobs,
@@ -369,6 +370,25 @@ def write_load(loads: Loads, *, draining: bool) -> session_pb.Load:
                 predicted_wait=duration_of(load.predicted_wait),
             )
             for load in loads
+        ],
+    )
+
+
+def write_totals(totals: Sequence[ModelTotals], spent: Mapping[str, float]) -> session_pb.Totals:
+    """`spent` are seconds by cause."""
+    return session_pb.Totals(
+        device_time=session_pb.DeviceTime(**{cause: duration_of(seconds) for cause, seconds in spent.items()}),
+        models=[
+            session_pb.ModelTotals(
+                model=one.model,
+                output_token_count=one.output_token_count,
+                input_token_count=one.input_token_count,
+                finished_request_count=one.finished_request_count,
+                waiting=session_pb.WaitingByPriority(
+                    **{priority.name.lower(): count for priority, count in zip(Priority, one.waiting, strict=True)}
+                ),
+            )
+            for one in totals
         ],
     )
 

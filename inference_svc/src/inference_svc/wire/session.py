@@ -34,7 +34,7 @@ from inference_svc.errors import (
 )
 from inference_svc.requests import Event, Failed, Finished, GenerateWork, ModelLoad, Request, Work
 from inference_svc.wire.allowance import Allowance, window_for
-from inference_svc.wire.inference_wire import read_submit, write_load, write_model
+from inference_svc.wire.inference_wire import read_submit, write_load, write_model, write_totals
 from inference_svc.wire.outbox import Outbox
 
 PROTOCOL_REVISION = 1
@@ -42,6 +42,7 @@ MODELS_CHANGED = "models-changed"  # the capability of both sides
 MAX_ENTRIES = 65_536  # submits, cancels and grants in one frame
 MAX_REFUSALS = 4_096  # refusals that wait to be read before the session reads on
 MAX_HELLO_BYTES = 64 * 1024
+TOTALS_SECONDS = 0.4  # how old a session's totals are before a frame brings them anew
 LOOP_SHARE = 0.005  # seconds of reading a frame before others on the event loop have a turn
 TOKEN_COLUMNS = "token-columns"
 """The capability of a client that reads tokens column by column."""
@@ -167,6 +168,7 @@ class SessionService:
                 max_live_requests=self.limits.max_live_requests,
             ),
             load=self.load(),
+            totals=self.totals(),
         )
 
     def models(self) -> list[model_pb.Model]:
@@ -185,6 +187,9 @@ class SessionService:
         known = {load.model: load for load in self.engine.loads()}
         names = self._catalogue.names()
         return write_load([known.get(name) or ModelLoad(name) for name in names], draining=self.draining)
+
+    def totals(self) -> session_pb.Totals:
+        return write_totals(self.engine.totals(), self.engine.idle_seconds())
 
 
 @dataclass(slots=True, eq=False)
@@ -216,6 +221,7 @@ class _Session:
         self._admissions: set[asyncio.Task[None]] = set()
         self._told_draining = False
         self._given_up: QueueFull | None = None
+        self._told_totals = service.clock()
 
     # --- the engine's side ---
 
@@ -294,6 +300,9 @@ class _Session:
                 self._go_on(request_id, token_count)
         self._told_draining = self._service.draining
         frame.load.CopyFrom(self._service.load())
+        if (now := self._service.clock()) - self._told_totals >= TOTALS_SECONDS:
+            self._told_totals = now
+            frame.totals.CopyFrom(self._service.totals())
         self._room.set()
         return frame
 

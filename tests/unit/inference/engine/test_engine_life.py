@@ -8,7 +8,7 @@ from inference_svc.engine.device_time import Cause, DeviceTime
 from inference_svc.engine.engine import Engine
 from inference_svc.engine.settings import EngineSettings
 from inference_svc.errors import Cancelled, Draining, EngineStopped, ModelNotFound, QueueFull
-from inference_svc.requests import Task
+from inference_svc.requests import Context, ModelTotals, Priority, Task
 from support.echo import EchoEncoder, EchoRunner, Gate, echo_model
 from support.engines import running
 from support.outlets import RecordingOutlet, encoding, generation
@@ -262,3 +262,20 @@ def test_cancels_and_grants_that_come_by_thousands_in_one_step_count_once_and_ad
         engine.grant(outlet, 1, 1)
         outlet.wait_for_tokens(1, 52)
         engine.close_outlet(outlet)
+
+
+def test_totals_count_what_was_told_and_what_finished_and_who_waits():
+    gate = Gate(shut=True)
+    runner, outlet = EchoRunner(slot_count=1, max_context_tokens=100, gate=gate), RecordingOutlet()
+    with running(echo_model(runner=runner), echo_model("embed", Task.EMBED)) as engine:
+        engine.submit(outlet, 1, generation("abcd", count=5))
+        engine.submit(outlet, 2, generation("ef", count=3, context=Context(priority=Priority.BATCH)))
+        gate.allow(2)
+        outlet.wait_for_tokens(1, 2)
+        chat, embed = engine.totals()
+        gate.open()
+        outlet.wait_for_end(1, 2)
+        done, _ = engine.totals()
+    assert (chat.output_token_count, chat.finished_request_count, chat.waiting) == (2, 0, (1, 0, 0))
+    assert embed == ModelTotals("embed", waiting=(0, 0, 0))
+    assert (done.output_token_count, done.input_token_count, done.finished_request_count) == (8, 6, 2)

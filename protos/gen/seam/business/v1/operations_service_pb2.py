@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)seam/business/v1/operations_service.proto\x12\x10seam.business.v1\x1a\x1egoogle/protobuf/duration.proto\"\x99\x02\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12*\n\x04task\x18\x02 \x01(\x0e\x32\x16.seam.business.v1.TaskR\x04task\x12\x16\n\x06source\x18\x03 \x01(\tR\x06source\x12,\n\x12max_context_tokens\x18\x04 \x01(\rR\x10maxContextTokens\x12\x1b\n\tmax_texts\x18\x05 \x01(\rR\x08maxTexts\x12\'\n\x0f\x64imension_count\x18\x06 \x01(\rR\x0e\x64imensionCount\x12\x16\n\x06labels\x18\x07 \x03(\tR\x06labels\x12\x16\n\x06notice\x18\x08 \x01(\tR\x06notice\x12\x14\n\x05ready\x18\t \x01(\x08R\x05ready\"O\n\x11ListModelsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rR\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"m\n\x12ListModelsResponse\x12/\n\x06models\x18\x01 \x03(\x0b\x32\x17.seam.business.v1.ModelR\x06models\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x12\n\x10GetStatusRequest\"\xf2\x02\n\tModelLoad\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x34\n\x16running_sequence_count\x18\x02 \x01(\rR\x14runningSequenceCount\x12\x34\n\x16waiting_sequence_count\x18\x03 \x01(\rR\x14waitingSequenceCount\x12,\n\x12queued_token_count\x18\x04 \x01(\x04R\x10queuedTokenCount\x12\x33\n\x16\x66ree_cache_token_count\x18\x05 \x01(\x04R\x13\x66reeCacheTokenCount\x12>\n\rstep_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0cstepDuration\x12@\n\x0epredicted_wait\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\rpredictedWait\"\xdb\x01\n\x07Replica\x12\x18\n\x07\x61\x64\x64ress\x18\x01 \x01(\tR\x07\x61\x64\x64ress\x12\x1d\n\nreplica_id\x18\x02 \x01(\tR\treplicaId\x12\x34\n\x05state\x18\x03 \x01(\x0e\x32\x1e.seam.business.v1.ReplicaStateR\x05state\x12,\n\x12live_request_count\x18\x04 \x01(\rR\x10liveRequestCount\x12\x33\n\x06models\x18\x05 \x03(\x0b\x32\x1b.seam.business.v1.ModelLoadR\x06models\"\x97\x01\n\x11GetStatusResponse\x12\x18\n\x07version\x18\x01 \x01(\tR\x07version\x12\x31\n\x06uptime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x06uptime\x12\x35\n\x08replicas\x18\x03 \x03(\x0b\x32\x19.seam.business.v1.ReplicaR\x08replicas*O\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x11\n\rTASK_GENERATE\x10\x01\x12\x0e\n\nTASK_EMBED\x10\x02\x12\x0e\n\nTASK_SCORE\x10\x03*\x80\x01\n\x0cReplicaState\x12\x1d\n\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18REPLICA_STATE_CONNECTING\x10\x01\x12\x17\n\x13REPLICA_STATE_READY\x10\x02\x12\x1a\n\x16REPLICA_STATE_DRAINING\x10\x03\x32\xc2\x01\n\x11OperationsService\x12W\n\nListModels\x12#.seam.business.v1.ListModelsRequest\x1a$.seam.business.v1.ListModelsResponse\x12T\n\tGetStatus\x12\".seam.business.v1.GetStatusRequest\x1a#.seam.business.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)seam/business/v1/operations_service.proto\x12\x10seam.business.v1\x1a\x1egoogle/protobuf/duration.proto\"\x99\x02\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12*\n\x04task\x18\x02 \x01(\x0e\x32\x16.seam.business.v1.TaskR\x04task\x12\x16\n\x06source\x18\x03 \x01(\tR\x06source\x12,\n\x12max_context_tokens\x18\x04 \x01(\rR\x10maxContextTokens\x12\x1b\n\tmax_texts\x18\x05 \x01(\rR\x08maxTexts\x12\'\n\x0f\x64imension_count\x18\x06 \x01(\rR\x0e\x64imensionCount\x12\x16\n\x06labels\x18\x07 \x03(\tR\x06labels\x12\x16\n\x06notice\x18\x08 \x01(\tR\x06notice\x12\x14\n\x05ready\x18\t \x01(\x08R\x05ready\"O\n\x11ListModelsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rR\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"m\n\x12ListModelsResponse\x12/\n\x06models\x18\x01 \x03(\x0b\x32\x17.seam.business.v1.ModelR\x06models\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x12\n\x10GetStatusRequest\"c\n\x11WaitingByPriority\x12 \n\x0binteractive\x18\x01 \x01(\rR\x0binteractive\x12\x16\n\x06normal\x18\x02 \x01(\rR\x06normal\x12\x14\n\x05\x62\x61tch\x18\x03 \x01(\rR\x05\x62\x61tch\"\xa8\x02\n\nDeviceTime\x12\x37\n\tcomputing\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\tcomputing\x12\x32\n\x07no_work\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x06noWork\x12I\n\x13waiting_for_credits\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11waitingForCredits\x12-\n\x04host\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x04host\x12\x33\n\x07loading\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07loading\"\xc1\x04\n\tModelLoad\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x34\n\x16running_sequence_count\x18\x02 \x01(\rR\x14runningSequenceCount\x12\x34\n\x16waiting_sequence_count\x18\x03 \x01(\rR\x14waitingSequenceCount\x12,\n\x12queued_token_count\x18\x04 \x01(\x04R\x10queuedTokenCount\x12\x33\n\x16\x66ree_cache_token_count\x18\x05 \x01(\x04R\x13\x66reeCacheTokenCount\x12>\n\rstep_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0cstepDuration\x12@\n\x0epredicted_wait\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\rpredictedWait\x12,\n\x12output_token_count\x18\x08 \x01(\x04R\x10outputTokenCount\x12*\n\x11input_token_count\x18\t \x01(\x04R\x0finputTokenCount\x12\x34\n\x16\x66inished_request_count\x18\n \x01(\x04R\x14\x66inishedRequestCount\x12=\n\x07waiting\x18\x0b \x01(\x0b\x32#.seam.business.v1.WaitingByPriorityR\x07waiting\"\xd4\x02\n\x07Replica\x12\x18\n\x07\x61\x64\x64ress\x18\x01 \x01(\tR\x07\x61\x64\x64ress\x12\x1d\n\nreplica_id\x18\x02 \x01(\tR\treplicaId\x12\x34\n\x05state\x18\x03 \x01(\x0e\x32\x1e.seam.business.v1.ReplicaStateR\x05state\x12,\n\x12live_request_count\x18\x04 \x01(\rR\x10liveRequestCount\x12\x33\n\x06models\x18\x05 \x03(\x0b\x32\x1b.seam.business.v1.ModelLoadR\x06models\x12=\n\x0b\x64\x65vice_time\x18\x06 \x01(\x0b\x32\x1c.seam.business.v1.DeviceTimeR\ndeviceTime\x12\x38\n\ntotals_age\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\ttotalsAge\"\x97\x01\n\x11GetStatusResponse\x12\x18\n\x07version\x18\x01 \x01(\tR\x07version\x12\x31\n\x06uptime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x06uptime\x12\x35\n\x08replicas\x18\x03 \x03(\x0b\x32\x19.seam.business.v1.ReplicaR\x08replicas*O\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x11\n\rTASK_GENERATE\x10\x01\x12\x0e\n\nTASK_EMBED\x10\x02\x12\x0e\n\nTASK_SCORE\x10\x03*\x80\x01\n\x0cReplicaState\x12\x1d\n\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18REPLICA_STATE_CONNECTING\x10\x01\x12\x17\n\x13REPLICA_STATE_READY\x10\x02\x12\x1a\n\x16REPLICA_STATE_DRAINING\x10\x03\x32\xc2\x01\n\x11OperationsService\x12W\n\nListModels\x12#.seam.business.v1.ListModelsRequest\x1a$.seam.business.v1.ListModelsResponse\x12T\n\tGetStatus\x12\".seam.business.v1.GetStatusRequest\x1a#.seam.business.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'seam.business.v1.operations_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASK']._serialized_start=1340
-  _globals['_TASK']._serialized_end=1419
-  _globals['_REPLICASTATE']._serialized_start=1422
-  _globals['_REPLICASTATE']._serialized_end=1550
+  _globals['_TASK']._serialized_start=2068
+  _globals['_TASK']._serialized_end=2147
+  _globals['_REPLICASTATE']._serialized_start=2150
+  _globals['_REPLICASTATE']._serialized_end=2278
   _globals['_MODEL']._serialized_start=96
   _globals['_MODEL']._serialized_end=377
   _globals['_LISTMODELSREQUEST']._serialized_start=379
@@ -44,12 +44,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELSRESPONSE']._serialized_end=569
   _globals['_GETSTATUSREQUEST']._serialized_start=571
   _globals['_GETSTATUSREQUEST']._serialized_end=589
-  _globals['_MODELLOAD']._serialized_start=592
-  _globals['_MODELLOAD']._serialized_end=962
-  _globals['_REPLICA']._serialized_start=965
-  _globals['_REPLICA']._serialized_end=1184
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1187
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1338
-  _globals['_OPERATIONSSERVICE']._serialized_start=1553
-  _globals['_OPERATIONSSERVICE']._serialized_end=1747
+  _globals['_WAITINGBYPRIORITY']._serialized_start=591
+  _globals['_WAITINGBYPRIORITY']._serialized_end=690
+  _globals['_DEVICETIME']._serialized_start=693
+  _globals['_DEVICETIME']._serialized_end=989
+  _globals['_MODELLOAD']._serialized_start=992
+  _globals['_MODELLOAD']._serialized_end=1569
+  _globals['_REPLICA']._serialized_start=1572
+  _globals['_REPLICA']._serialized_end=1912
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1915
+  _globals['_GETSTATUSRESPONSE']._serialized_end=2066
+  _globals['_OPERATIONSSERVICE']._serialized_start=2281
+  _globals['_OPERATIONSSERVICE']._serialized_end=2475
 # @@protoc_insertion_point(module_scope)

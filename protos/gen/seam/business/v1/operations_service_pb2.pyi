@@ -204,6 +204,84 @@ class GetStatusRequest(_message.Message):
 Global___GetStatusRequest: _TypeAlias = GetStatusRequest  # noqa: Y015
 
 @_typing.final
+class WaitingByPriority(_message.Message):
+    """Sequences that wait, by priority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERACTIVE_FIELD_NUMBER: _builtins.int
+    NORMAL_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    interactive: _builtins.int
+    """Before the usual."""
+    normal: _builtins.int
+    """The usual."""
+    batch: _builtins.int
+    """Yields to everything."""
+    def __init__(
+        self,
+        *,
+        interactive: _builtins.int = ...,
+        normal: _builtins.int = ...,
+        batch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "interactive", b"interactive", "normal", b"normal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitingByPriority: _TypeAlias = WaitingByPriority  # noqa: Y015
+
+@_typing.final
+class DeviceTime(_message.Message):
+    """Where a replica's model thread spent its time since its start; the sum is all of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPUTING_FIELD_NUMBER: _builtins.int
+    NO_WORK_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_CREDITS_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    LOADING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def computing(self) -> _duration_pb2.Duration:
+        """In steps of the models."""
+
+    @_builtins.property
+    def no_work(self) -> _duration_pb2.Duration:
+        """Nothing was asked."""
+
+    @_builtins.property
+    def waiting_for_credits(self) -> _duration_pb2.Duration:
+        """Every request waited for its reader."""
+
+    @_builtins.property
+    def host(self) -> _duration_pb2.Duration:
+        """Planning, text, handing over."""
+
+    @_builtins.property
+    def loading(self) -> _duration_pb2.Duration:
+        """A model was loading, and nothing else was there to do."""
+
+    def __init__(
+        self,
+        *,
+        computing: _duration_pb2.Duration | None = ...,
+        no_work: _duration_pb2.Duration | None = ...,
+        waiting_for_credits: _duration_pb2.Duration | None = ...,
+        host: _duration_pb2.Duration | None = ...,
+        loading: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["computing", b"computing", "host", b"host", "loading", b"loading", "no_work", b"no_work", "waiting_for_credits", b"waiting_for_credits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["computing", b"computing", "host", b"host", "loading", b"loading", "no_work", b"no_work", "waiting_for_credits", b"waiting_for_credits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceTime: _TypeAlias = DeviceTime  # noqa: Y015
+
+@_typing.final
 class ModelLoad(_message.Message):
     """One model on one replica."""
 
@@ -216,6 +294,10 @@ class ModelLoad(_message.Message):
     FREE_CACHE_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     STEP_DURATION_FIELD_NUMBER: _builtins.int
     PREDICTED_WAIT_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    INPUT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    FINISHED_REQUEST_COUNT_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Which."""
     running_sequence_count: _builtins.int
@@ -226,6 +308,12 @@ class ModelLoad(_message.Message):
     """Tokens not yet computed."""
     free_cache_token_count: _builtins.int
     """Cache not in use, in tokens."""
+    output_token_count: _builtins.int
+    """Tokens of answers since the replica's start, for whatever business server; two of them tell a rate."""
+    input_token_count: _builtins.int
+    """Tokens of prompts and texts whose requests finished, since the replica's start."""
+    finished_request_count: _builtins.int
+    """Requests that finished in order, since the replica's start."""
     @_builtins.property
     def step_duration(self) -> _duration_pb2.Duration:
         """Recent time of one step."""
@@ -233,6 +321,10 @@ class ModelLoad(_message.Message):
     @_builtins.property
     def predicted_wait(self) -> _duration_pb2.Duration:
         """Expected wait of a request submitted now."""
+
+    @_builtins.property
+    def waiting(self) -> Global___WaitingByPriority:
+        """What waits, by priority, as of when the totals were told."""
 
     def __init__(
         self,
@@ -244,10 +336,14 @@ class ModelLoad(_message.Message):
         free_cache_token_count: _builtins.int = ...,
         step_duration: _duration_pb2.Duration | None = ...,
         predicted_wait: _duration_pb2.Duration | None = ...,
+        output_token_count: _builtins.int = ...,
+        input_token_count: _builtins.int = ...,
+        finished_request_count: _builtins.int = ...,
+        waiting: Global___WaitingByPriority | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["predicted_wait", b"predicted_wait", "step_duration", b"step_duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["predicted_wait", b"predicted_wait", "step_duration", b"step_duration", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_cache_token_count", b"free_cache_token_count", "model", b"model", "predicted_wait", b"predicted_wait", "queued_token_count", b"queued_token_count", "running_sequence_count", b"running_sequence_count", "step_duration", b"step_duration", "waiting_sequence_count", b"waiting_sequence_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished_request_count", b"finished_request_count", "free_cache_token_count", b"free_cache_token_count", "input_token_count", b"input_token_count", "model", b"model", "output_token_count", b"output_token_count", "predicted_wait", b"predicted_wait", "queued_token_count", b"queued_token_count", "running_sequence_count", b"running_sequence_count", "step_duration", b"step_duration", "waiting", b"waiting", "waiting_sequence_count", b"waiting_sequence_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -264,6 +360,8 @@ class Replica(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     LIVE_REQUEST_COUNT_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    DEVICE_TIME_FIELD_NUMBER: _builtins.int
+    TOTALS_AGE_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """"host:port", or "in-process"."""
     replica_id: _builtins.str
@@ -276,6 +374,14 @@ class Replica(_message.Message):
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelLoad]:
         """As the last frame told."""
 
+    @_builtins.property
+    def device_time(self) -> Global___DeviceTime:
+        """Where its time went; absent until it told, which it does about twice a second."""
+
+    @_builtins.property
+    def totals_age(self) -> _duration_pb2.Duration:
+        """How old the totals are (device_time and the counts since the start): the moment to take rates at."""
+
     def __init__(
         self,
         *,
@@ -284,10 +390,12 @@ class Replica(_message.Message):
         state: Global___ReplicaState.ValueType = ...,
         live_request_count: _builtins.int = ...,
         models: _abc.Iterable[Global___ModelLoad] | None = ...,
+        device_time: Global___DeviceTime | None = ...,
+        totals_age: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device_time", b"device_time", "totals_age", b"totals_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "live_request_count", b"live_request_count", "models", b"models", "replica_id", b"replica_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "device_time", b"device_time", "live_request_count", b"live_request_count", "models", b"models", "replica_id", b"replica_id", "state", b"state", "totals_age", b"totals_age"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

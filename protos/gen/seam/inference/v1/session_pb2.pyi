@@ -606,6 +606,154 @@ class Load(_message.Message):
 Global___Load: _TypeAlias = Load  # noqa: Y015
 
 @_typing.final
+class DeviceTime(_message.Message):
+    """Where the replica's model thread spent its time since the start; the sum is all of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPUTING_FIELD_NUMBER: _builtins.int
+    NO_WORK_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_CREDITS_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    LOADING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def computing(self) -> _duration_pb2.Duration:
+        """In steps of the models."""
+
+    @_builtins.property
+    def no_work(self) -> _duration_pb2.Duration:
+        """Nothing was asked."""
+
+    @_builtins.property
+    def waiting_for_credits(self) -> _duration_pb2.Duration:
+        """Every request waited for its reader's credits."""
+
+    @_builtins.property
+    def host(self) -> _duration_pb2.Duration:
+        """Planning, text, handing over."""
+
+    @_builtins.property
+    def loading(self) -> _duration_pb2.Duration:
+        """A model was loading, and nothing else was there to do."""
+
+    def __init__(
+        self,
+        *,
+        computing: _duration_pb2.Duration | None = ...,
+        no_work: _duration_pb2.Duration | None = ...,
+        waiting_for_credits: _duration_pb2.Duration | None = ...,
+        host: _duration_pb2.Duration | None = ...,
+        loading: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["computing", b"computing", "host", b"host", "loading", b"loading", "no_work", b"no_work", "waiting_for_credits", b"waiting_for_credits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["computing", b"computing", "host", b"host", "loading", b"loading", "no_work", b"no_work", "waiting_for_credits", b"waiting_for_credits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceTime: _TypeAlias = DeviceTime  # noqa: Y015
+
+@_typing.final
+class WaitingByPriority(_message.Message):
+    """Sequences that wait, by priority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERACTIVE_FIELD_NUMBER: _builtins.int
+    NORMAL_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    interactive: _builtins.int
+    """Before the usual."""
+    normal: _builtins.int
+    """The usual."""
+    batch: _builtins.int
+    """Yields to everything."""
+    def __init__(
+        self,
+        *,
+        interactive: _builtins.int = ...,
+        normal: _builtins.int = ...,
+        batch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "interactive", b"interactive", "normal", b"normal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitingByPriority: _TypeAlias = WaitingByPriority  # noqa: Y015
+
+@_typing.final
+class ModelTotals(_message.Message):
+    """What one model did since the replica's start, over all sessions and calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    INPUT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    FINISHED_REQUEST_COUNT_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Which."""
+    output_token_count: _builtins.int
+    """Tokens of answers, told to their readers."""
+    input_token_count: _builtins.int
+    """Tokens of prompts and texts whose requests finished, those found in a cache included."""
+    finished_request_count: _builtins.int
+    """Requests that finished in order."""
+    @_builtins.property
+    def waiting(self) -> Global___WaitingByPriority:
+        """As of the last step; the sum is the load's waiting_sequence_count of then."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        output_token_count: _builtins.int = ...,
+        input_token_count: _builtins.int = ...,
+        finished_request_count: _builtins.int = ...,
+        waiting: Global___WaitingByPriority | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["waiting", b"waiting"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished_request_count", b"finished_request_count", "input_token_count", b"input_token_count", "model", b"model", "output_token_count", b"output_token_count", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelTotals: _TypeAlias = ModelTotals  # noqa: Y015
+
+@_typing.final
+class Totals(_message.Message):
+    """What the replica did since its start. Two of them tell rates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_TIME_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def device_time(self) -> Global___DeviceTime:
+        """Of the one model thread."""
+
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelTotals]:
+        """Models that are served, in the order that models were last told."""
+
+    def __init__(
+        self,
+        *,
+        device_time: Global___DeviceTime | None = ...,
+        models: _abc.Iterable[Global___ModelTotals] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device_time", b"device_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_time", b"device_time", "models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Totals: _TypeAlias = Totals  # noqa: Y015
+
+@_typing.final
 class ModelSet(_message.Message):
     """All that is served here, told anew."""
 
@@ -643,6 +791,7 @@ class SessionResponse(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    TOTALS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """First frame only."""
@@ -669,6 +818,10 @@ class SessionResponse(_message.Message):
         capability "models-changed".
         """
 
+    @_builtins.property
+    def totals(self) -> Global___Totals:
+        """In the first frame, and then in a frame about twice a second: not in each, because nobody needs it more often."""
+
     def __init__(
         self,
         *,
@@ -677,10 +830,11 @@ class SessionResponse(_message.Message):
         load: Global___Load | None = ...,
         tokens: Global___TokenColumns | None = ...,
         models: Global___ModelSet | None = ...,
+        totals: Global___Totals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "models", b"models", "tokens", b"tokens", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "models", b"models", "tokens", b"tokens", "totals", b"totals", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "load", b"load", "models", b"models", "tokens", b"tokens", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "load", b"load", "models", b"models", "tokens", b"tokens", "totals", b"totals", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

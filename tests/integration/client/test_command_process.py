@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
-from support.fake_business import KEY, NOTICE, FakeBusiness
+from support.fake_business import KEY, NOTICE, FakeBusiness, fake_business
 
 COMMAND = [sys.executable, "-m", "seam_client.command"]
 
@@ -178,3 +179,41 @@ def test_watching_goes_on_until_an_interrupt(environment: dict[str, str], busine
     assert [line["version"] for line in lines] == ["0.1.0"] * 3
     assert process.returncode == 130
     assert len(business.calls) >= 3
+
+
+def test_watching_at_a_terminal_shows_rates_and_ends_at_an_interrupt(environment: dict[str, str]) -> None:
+    code, seen = at_a_terminal(
+        environment, ["status", "--watch", "--interval", "0.1"], [("computing 75%", b""), ("10", b"\x03")]
+    )
+    assert code == 130
+    assert "tokens/s" in seen
+    assert "slow readers" not in seen
+
+
+def test_watching_in_a_pipe_goes_on_over_a_server_that_goes_and_comes_back(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    address = f"unix:{tmp_path}/seam.sock"
+    words = ("status", "--watch", "--interval", "0.1", "-t", address, "--api-key", KEY)
+    with ExitStack() as stack:
+        with fake_business(address):
+            process = stack.enter_context(started(environment, *words))
+            assert process.stdout is not None
+            _read_until(process.stdout, " ready live=5 | chat running=2 waiting=3 ")
+            _read_until(process.stdout, "time computing=75%")
+        _read_until(process.stdout, " gone: UNAVAILABLE: ")
+        with fake_business(address):
+            _read_until(process.stdout, " ready live=5 ")
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=20)
+    assert process.returncode == 130
+
+
+def _read_until(lines: IO[bytes], wanted: str) -> None:
+    """Fails, with all that came, where the lines end before."""
+    seen = []
+    for line in lines:
+        seen.append(line)
+        if wanted.encode() in line:
+            return
+    raise AssertionError(f"no {wanted!r} in {seen}")

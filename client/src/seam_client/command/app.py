@@ -1,21 +1,27 @@
 """The subcommands of `seam`: what each asks, and in which shape the answer is shown."""
 
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.live import Live
-from rich.text import Text as Shown
 
 from seam_client.answers import Embeddings, Scores
 from seam_client.asking import ChatSettings, ScoreText
-from seam_client.command import chatting, conversing, failing, portioning, reading, scripting, showing
-from seam_client.command.asking import Asking, asks, takes_flags, tell
+from seam_client.command import (
+    chatting,
+    conversing,
+    failing,
+    portioning,
+    reading,
+    scripting,
+    showing,
+    status_view,
+    watching,
+)
+from seam_client.command.asking import Asking, asks, takes_flags
 from seam_client.command.pointing import Flags, UsageError
-from seam_client.errors import NotAuthenticated, SeamError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -179,33 +185,13 @@ def status(
 ) -> None:
     """The server's replicas, and how busy they are."""
     if watch:
-        _watch(asking, interval)
+        watching.watch(asking, interval)
     with asking.waiting("asking"):
         told = asking.seam.status()
     if asking.json:
         typer.echo(scripting.as_json(told))
     else:
-        asking.out.print(showing.status_view(told, asking.target))
-
-
-def _watch(asking: Asking, interval: float) -> NoReturn:
-    """Never returns: a server that is away is waited for, a wrong key is not."""
-    with Live(console=asking.out, auto_refresh=False, transient=False) as live:
-        while True:
-            try:
-                told = asking.seam.status()
-                if asking.json:
-                    typer.echo(scripting.as_json(told))
-                else:
-                    live.update(showing.status_view(told, asking.target), refresh=True)
-            except NotAuthenticated:
-                raise
-            except SeamError as error:
-                if asking.json:
-                    tell(asking.err, error, as_json=True)
-                else:
-                    live.update(Shown(showing.harmless(failing.line(error)), "red"), refresh=True)
-            time.sleep(interval)
+        asking.out.print(status_view.StatusView(told, asking.target))
 
 
 app.callback()(_seam)

@@ -12,17 +12,13 @@ from seam_client.answers import (
     Finished,
     Model,
     Prediction,
-    Replica,
-    ReplicaState,
     Scores,
-    Status,
     Timings,
     Usage,
 )
 from seam_client.asking import ScoreText
 
 _NUMBERS_SHOWN = 4
-_STATE_STYLES = {ReplicaState.READY: "green", ReplicaState.DRAINING: "yellow"}
 
 # C0 and C1 controls but tab and newline, and DEL: a model's words must not steer the terminal.
 _VISIBLE = {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
@@ -116,41 +112,10 @@ def models_table(models: Sequence[Model]) -> RenderableType:
     return Group(table, *notices, *labels)
 
 
-def status_view(status: Status, target: str) -> RenderableType:
-    told = [f"Seam {status.version}".strip(), f"at {target}", f"up {duration(status.uptime_seconds)}"]
-    ready = sum(replica.state is ReplicaState.READY for replica in status.replicas)
-    told.append(f"{ready} of {len(status.replicas)} replicas ready")
-    table = _table("", "running", "waiting", "queued", "cache", "step", "wait")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for replica in status.replicas:
-        _replica_rows(table, replica)
-    legend = Shown("queued and cache (free) in tokens; wait of a request sent now", "dim")
-    return Group(Shown(harmless(" · ".join(told))), table, legend)
-
-
 def print_plain(console: Console, text: str, style: str = "") -> None:
     """One piece of text without markup, colours of numbers, or line breaks of rich's making."""
     # Scripts get one line; a terminal breaks it between words.
     console.print(Shown(harmless(text), style), soft_wrap=not console.is_terminal, highlight=False)
-
-
-def _replica_rows(table: Table, replica: Replica) -> None:
-    head = Shown(no_wrap=True)
-    head.append(harmless(replica.address), "bold").append("  ")
-    head.append(replica.state.value, _STATE_STYLES.get(replica.state, "red"))
-    head.append(f", {replica.live_request_count:,} live" if replica.live_request_count else "")
-    table.add_row(head)
-    for load in replica.models:
-        table.add_row(
-            Shown(f"  {harmless(load.model)}"),
-            f"{load.running_sequence_count:,}",
-            f"{load.waiting_sequence_count:,}",
-            f"{load.queued_token_count:,}",
-            f"{load.free_cache_token_count:,}",
-            duration(load.step_seconds) if load.step_seconds else "",
-            duration(load.predicted_wait_seconds) if load.predicted_wait_seconds else "",
-        )
 
 
 def _table(*columns: str, right: Sequence[str] = ()) -> Table:

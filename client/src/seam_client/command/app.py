@@ -13,6 +13,7 @@ from seam_client.command import (
     chatting,
     conversing,
     failing,
+    loading,
     portioning,
     reading,
     scripting,
@@ -195,5 +196,5 @@ def status(
 
 
 app.callback()(_seam)
-for subcommand in (chat, predict, embed, score, models, status):
+for subcommand in (chat, predict, embed, score, models, status, loading.load):
     app.command()(subcommand)

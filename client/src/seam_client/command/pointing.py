@@ -71,12 +71,16 @@ def client(flags: Flags, environment: Mapping[str, str]) -> tuple[Seam, str]:
             server.target,
             api_key=server.api_key,
             timeout=DEFAULT_TIMEOUT if flags.timeout is None else flags.timeout,
-            tls=_tls(flags),
-            plaintext=bool(flags.plaintext),
+            **encryption(flags),
         )
     except (ValueError, OSError) as unfit:
         raise UsageError(str(unfit)) from unfit
     return seam, server.target
+
+
+def encryption(flags: Flags) -> dict[str, Any]:
+    """The arguments of that name of `connection()`, and of the clients."""
+    return {"tls": _tls(flags), "plaintext": bool(flags.plaintext)}
 
 
 def _tls(flags: Flags) -> Tls | bool:

@@ -1,6 +1,7 @@
 """Answers as JSON, for scripts: dataclasses become objects, enums their values."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum
 from typing import Any
@@ -30,6 +31,11 @@ def error_as_json(error: SeamError) -> str:
         "retry_after": error.retry_after,
     }
     return _dump({"error": told}, None)
+
+
+def report_as_json(settings: Mapping[str, Any], summaries: Sequence[Any]) -> str:
+    """What was asked for, and a dataclass for each step."""
+    return _dump({"settings": dict(settings), "steps": [asdict(summary) for summary in summaries]}, 2)
 
 
 def _dump(plain: Any, indent: int | None) -> str:

@@ -8,6 +8,7 @@ from inference_svc.errors import CacheTooSmall, DeadlineExpired, DeadlineInfeasi
 from inference_svc.requests import Context, Encoding, Generation, Priority
 
 _LEAST_RETRY, _MOST_RETRY = 0.05, 30.0  # seconds
+_WAIT_MARGIN, _DEVIATIONS = 1.25, 2.0  # by which predictions are taken to fall short where others wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,13 @@ class Bounds:
 @dataclass(frozen=True, slots=True)
 class Need:
     """What a request brings: `tokens` are to be computed before its first result, then it takes at least
-    `least_steps` more; `cache_tokens` is the most it will hold."""
+    `least_steps` more, and gives at most `most_outputs`; `cache_tokens` is the most it will hold."""
 
     sequences: int
     tokens: int
     least_steps: int = 0
     cache_tokens: int = 0
+    most_outputs: int = 0
 
     @classmethod
     def of(cls, work: Generation | Encoding) -> "Need":
@@ -35,7 +37,8 @@ class Need:
             case Generation():
                 prompt, given = len(work.prompt_ids), len(work.resumed_ids)
                 least = max(0, work.min_output_tokens - given - 1)
-                return cls(1, prompt + given, least, prompt + work.max_output_tokens)
+                most = max(0, work.max_output_tokens - given)
+                return cls(1, prompt + given, least, prompt + work.max_output_tokens, most)
             case Encoding():
                 return cls(len(work.inputs), sum(len(each.token_ids) for each in work.inputs))
 
@@ -149,12 +152,22 @@ class Door:
         if not self._facts.running and not self._waiting.sequences and not self.asleep:
             return  # a guess must not keep an idle device from learning better
         first_token = now + wait + need.tokens * self._costs.seconds_per_prompt_token
-        last_token = first_token + need.least_steps * self._costs.seconds_per_decode_step
+        last_token = max(
+            first_token + need.least_steps * self._costs.seconds_per_decode_step,
+            self._likely_end(need, wait, now),
+        )
         late = first_token - first
         if context.deadline is not None:
             late = max(late, last_token - context.deadline)
         if late > 0:
             raise DeadlineInfeasible(f"the deadline would be missed by about {late:.3f} s", retry_after=_retry(late))
+
+    def _likely_end(self, need: Need, wait: float, now: float) -> float:
+        """Who must wait is told no while that is early: in an overload whoever is let in by the mean comes too late
+        half of the time, and takes the device from those who would not."""
+        if not wait:
+            return now + self._costs.seconds_of_answer(need.most_outputs)
+        return now + wait * _WAIT_MARGIN + self._costs.seconds_of_answer(need.most_outputs, _DEVIATIONS)
 
 
 def _retry(seconds: float) -> float:

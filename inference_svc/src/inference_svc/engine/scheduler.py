@@ -97,7 +97,7 @@ class GenerationScheduler:
     # --- decisions out ----------------------------------------------------------------------------------------------
 
     def place(self, now: float) -> tuple[list[Placement], list[tuple[int, Failed]]]:
-        """Who gets a slot, and who is turned away because the first token can no longer come in time."""
+        """Who gets a slot, and who is turned away because its answer can no longer come in time."""
         self._line.age(self._step)
         placements: list[Placement] = []
         refused: list[tuple[int, Failed]] = []
@@ -105,7 +105,7 @@ class GenerationScheduler:
         while (entry := self._line.head()) is not None:
             sequence = entry.waiter
             if self._is_too_late(sequence, now):
-                why = "the deadline would pass while the prompt is computed"
+                why = "the deadline would pass before the answer is whole"
                 refused.append((sequence.key, Failed(DeadlineInfeasible(why, retry_after=self._costs.seconds_in_slot))))
                 self._end(sequence)
             elif self._make_room_for(entry):
@@ -244,7 +244,7 @@ class GenerationScheduler:
         if finished is None:
             return [tokens]
         self._end(sequence)
-        self._costs.left_slot(now - sequence.placed_at)
+        self._costs.left_slot(now - sequence.placed_at, sequence.output_count - sequence.placed_outputs)
         return [tokens, finished]
 
     def _wait(self, sequence: Sequence) -> None:
@@ -270,6 +270,7 @@ class GenerationScheduler:
         sequence.slot = self._free_slots.pop()
         sequence.phase = Phase.PLACED
         sequence.placed_class, sequence.placed_at, sequence.served_step = entry.wait_class, now, self._step
+        sequence.placed_outputs = sequence.output_count
         self._placed[sequence.key] = sequence
         return Placement(sequence.key, sequence.slot, sequence.generation_so_far())
 
@@ -301,7 +302,13 @@ class GenerationScheduler:
         """Never where nothing runs: a guess must not keep an idle device from learning better."""
         if sequence.deadline is None or not self._placed:
             return False
-        return now + sequence.pending * self._costs.seconds_per_prompt_token > sequence.deadline
+        if now + sequence.pending * self._costs.seconds_per_prompt_token > sequence.deadline:
+            return True
+        whole = sequence.generation.context.deadline
+        if whole is None or sequence.first_token is not None:  # what was begun is finished if it can be
+            return False
+        left = sequence.generation.max_output_tokens - sequence.output_count
+        return now + self._costs.seconds_of_answer(left, -1.0) > whole
 
     def _make_room_for(self, entry: Entry[Sequence]) -> bool:
         """Free a slot and cache for the next in line, if whoever yields to it holds enough of both."""

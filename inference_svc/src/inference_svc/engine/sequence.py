@@ -46,6 +46,7 @@ class Sequence:
         self.reused_tokens = 0
         self.placed_class = 0  # the class it had in the line when it got its slot
         self.placed_at = now
+        self.placed_outputs = 0
         self.order = order  # of arrival, kept when it is put off
         self.served_step = 0  # the step that last computed something for it
         self._tells_logprobs = generation.detail.logprobs or generation.detail.prompt_logprobs

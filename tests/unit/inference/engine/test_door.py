@@ -20,7 +20,7 @@ def costs(per_token=0.01, per_step=0.1, in_slot=2.0) -> StepCosts:
     known = StepCosts()
     known.stepped(prompt_tokens=0, decode_rows=1, step_seconds=per_step, turn_seconds=per_step)
     known.stepped(prompt_tokens=100, decode_rows=0, step_seconds=per_token * 100, turn_seconds=per_token * 100)
-    known.left_slot(in_slot)
+    known.left_slot(in_slot, tokens=20)
     return known
 
 
@@ -95,6 +95,15 @@ def test_the_least_number_of_tokens_counts_against_the_whole_deadline():
     room.enter(Need.of(generation("abc", count=90, least=10)), Context(deadline=2.0), 0.0)
     with pytest.raises(DeadlineInfeasible):
         room.enter(Need.of(generation("abc", count=90, least=40)), Context(deadline=2.0), 0.0)
+
+
+def test_how_long_answers_usually_take_counts_against_the_whole_deadline():
+    room = door(costs=costs(per_token=0.0, in_slot=2.0), running=1)
+    room.enter(Need.of(generation("abc", count=100)), Context(deadline=2.1), 0.0)
+    with pytest.raises(DeadlineInfeasible) as refused:
+        room.enter(Need.of(generation("abc", count=100)), Context(deadline=1.9), 0.0)
+    assert refused.value.retry_after == pytest.approx(1.25 + 2.0 - 1.9)  # the first one waits
+    room.enter(Need.of(generation("abc", count=5)), Context(deadline=1.9), 0.0)  # it can be no longer than 0.5 s
 
 
 def test_an_idle_device_refuses_nothing_on_a_guess():

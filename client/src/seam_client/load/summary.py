@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from seam_client.load.outcome import Outcome
 from seam_client.load.shooting import Shooting
@@ -130,9 +131,7 @@ def summary_of(shootings: Sequence[Shooting], *, rate: float, seconds: float, wa
         first_token=percentiles_of(outcome.first_latency for outcome in streamed),
         per_output_token=percentiles_of(_per_token(outcome) for outcome in streamed if outcome.output_tokens > 1),
         between_texts=percentiles_of(
-            after - before
-            for outcome in streamed
-            for before, after in zip(outcome.texts, outcome.texts[1:], strict=False)
+            after - before for outcome in streamed for before, after in pairwise(outcome.texts)
         ),
         refused=_failures(outcome for outcome in sent if outcome.refused),
         errors=_failures(outcome for outcome in sent if not outcome.succeeded and not outcome.refused),

@@ -8,7 +8,7 @@ from inference_svc.errors import CacheTooSmall, DeadlineExpired, DeadlineInfeasi
 from inference_svc.requests import Context, Encoding, Generation, Priority
 
 _LEAST_RETRY, _MOST_RETRY = 0.05, 30.0  # seconds
-_WAIT_MARGIN, _DEVIATIONS = 1.25, 2.0  # by which predictions are taken to fall short where others wait
+_MARGIN, _DEVIATIONS = 1.25, 2.0  # by which predictions are taken to fall short where others wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ class Door:
         half of the time, and takes the device from those who would not."""
         if not wait:
             return now + self._costs.seconds_of_answer(need.most_outputs)
-        return now + wait * _WAIT_MARGIN + self._costs.seconds_of_answer(need.most_outputs, _DEVIATIONS)
+        return now + _MARGIN * (wait + self._costs.seconds_of_answer(need.most_outputs, _DEVIATIONS))
 
 
 def _retry(seconds: float) -> float:

@@ -55,6 +55,18 @@ async def test_health_is_serving_once_every_model_is_warm_and_not_while_leaving(
         assert await health_of(served.channel, "liveness") == SERVING
 
 
+async def test_health_is_answered_while_the_model_thread_is_busy():
+    async with running() as served:
+        served.gate.shut()
+        session = served.session()
+        session.send(submits=[generation(1, tokens=5)])
+        await asyncio.to_thread(served.gate.wait_until_blocked)
+        for service in ("", *SERVICES, "liveness"):
+            assert await health_of(served.channel, service) == SERVING
+        served.gate.open()
+        await session.ended(1)
+
+
 async def test_a_server_that_leaves_while_it_loads_never_serves():
     load = HeldLoad()
     async with running(load=load, ready=False) as served:

@@ -317,7 +317,8 @@ def _broke(broke: Exception) -> SessionEnded:
 
 def _check_models(frame: SessionResponse) -> None:
     """Loads and models are kept until the next frame tells others. Raises PeerBroke."""
-    told = max(map(len, (frame.load.models, frame.models.models, frame.welcome.models, frame.totals.models)))
+    kinds = (frame.load, frame.models, frame.welcome, frame.totals)
+    told = max(len(kind.models) for kind in kinds)
     if told > MOST_MODELS:
         raise PeerBroke(f"{told} models, at most {MOST_MODELS} are believed")
 

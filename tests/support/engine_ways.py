@@ -26,6 +26,20 @@ class SmallCache:
         self.opened = 0
         self.steps: list[list[int]] = []  # tokens of every row, step by step
 
+    @property
+    def cache_block_tokens(self) -> int:
+        return int(self._runner.cache_block_tokens)  # type: ignore[attr-defined]
+
+    @property
+    def tokens_held_again(self) -> int:
+        return int(self._runner.tokens_held_again)  # type: ignore[attr-defined]
+
+    def tokens_held_with_others(self, slot: int) -> int:
+        return int(self._runner.tokens_held_with_others(slot))  # type: ignore[attr-defined]
+
+    def tokens_to_share(self, generation: Generation) -> int:
+        return int(self._runner.tokens_to_share(generation))  # type: ignore[attr-defined]
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)
 

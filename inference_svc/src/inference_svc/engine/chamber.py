@@ -11,7 +11,7 @@ from inference_svc.engine.encoder_former import EncoderLimits
 from inference_svc.engine.encoding_driver import EncodingDriver
 from inference_svc.engine.generation_driver import GenerationDriver
 from inference_svc.engine.plans import GenerationLimits
-from inference_svc.engine.runner import EncoderRunner, GenerationRunner, SharedCache
+from inference_svc.engine.runner import BlockCache, EncoderRunner, GenerationRunner, SharedCache
 from inference_svc.engine.settings import EngineSettings
 from inference_svc.model import LoadedModel
 from inference_svc.requests import ModelLoad, Task
@@ -45,6 +45,7 @@ class Chamber:
                 prompt_tokens_per_step=settings.prompt_tokens_per_step,
                 aging_steps=settings.aging_steps,
                 tenant_weights=settings.tenant_weights,
+                cache_block_tokens=runner.cache_block_tokens if isinstance(runner, BlockCache) else 1,
             )
             generation = GenerationDriver(runner, model.tokenizer, limits, self._costs, self._clock, self._time)
             return generation, min(cache, runner.max_context_tokens)

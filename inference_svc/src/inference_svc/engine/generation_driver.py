@@ -9,7 +9,7 @@ from inference_svc.engine.door import Facts
 from inference_svc.engine.driver import News
 from inference_svc.engine.isolation import Isolation
 from inference_svc.engine.plans import GenerationLimits, Placement
-from inference_svc.engine.runner import DeviceLost, GenerationRunner, Row, SampledToken, TextDecoder
+from inference_svc.engine.runner import BlockCache, DeviceLost, GenerationRunner, Row, SampledToken, TextDecoder
 from inference_svc.engine.scheduler import GenerationScheduler
 from inference_svc.engine.step_budget import StepBudget
 from inference_svc.errors import SeamError, StepFailed
@@ -31,7 +31,8 @@ class GenerationDriver:
         self._costs = costs
         self._clock = clock
         self._time = time
-        self._scheduler = GenerationScheduler(limits, decoder, costs)
+        sharing = runner if isinstance(runner, BlockCache) else None
+        self._scheduler = GenerationScheduler(limits, decoder, costs, sharing)
         self._budget = StepBudget(limits.step_token_budget)
         self._open: set[int] = set()
         self._last_end: float | None = None  # of the step before, if there has been work ever since
@@ -81,6 +82,7 @@ class GenerationDriver:
     def step(self) -> News:
         began = self._clock()
         news: News = []
+        self.tidy()  # what the cache holds is looked at next
         placements, refused = self._scheduler.place(began)
         news += refused
         self.tidy()

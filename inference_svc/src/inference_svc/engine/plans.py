@@ -14,6 +14,7 @@ class GenerationLimits:
 
     `prompt_tokens_per_step` bounds how long sequences that decode wait for prompts in the same step; None leaves the
     whole step budget to them. `aging_steps` is how long a wait lasts before it counts as one priority more.
+    The cache is given out in blocks of `cache_block_tokens`, and is a whole number of them.
     """
 
     slot_count: int
@@ -22,6 +23,7 @@ class GenerationLimits:
     prompt_tokens_per_step: int | None = None
     aging_steps: int = 256
     tenant_weights: Mapping[str, float] = field(default_factory=dict)
+    cache_block_tokens: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,34 @@ class SharedCache(Protocol):
         ...
 
 
+class Sharing(Protocol):
+    """Facts of a cache whose blocks may have several holders; they are true while every slot that was left is closed
+    and nothing was opened since."""
+
+    @property
+    def tokens_held_again(self) -> int:
+        """Tokens of blocks, once for each holder after the first."""
+        ...
+
+    def tokens_held_with_others(self, slot: int) -> int:
+        """Tokens of blocks that stay held when this slot is closed."""
+        ...
+
+    def tokens_to_share(self, generation: Generation) -> int:
+        """Tokens of held blocks that a slot would hold too if it were opened for this now."""
+        ...
+
+
+@runtime_checkable
+class BlockCache(SharedCache, Sharing, Protocol):
+    """What a SharedCache also has when it is given out in blocks, which sequences may hold together."""
+
+    @property
+    def cache_block_tokens(self) -> int:
+        """`cache_token_count` is a multiple of it."""
+        ...
+
+
 class EncoderRunner(Protocol):
     """An encoder: embeds or scores whole inputs, packed."""
 

@@ -3,10 +3,11 @@
 import heapq
 from collections.abc import Sequence as Many
 
+from inference_svc.engine.cache_room import CacheRoom
 from inference_svc.engine.costs import StepCosts
 from inference_svc.engine.plans import GenerationLimits, Placement, SchedulerFacts, Step
 from inference_svc.engine.prompt_share import share_prompt_room
-from inference_svc.engine.runner import Row, SampledToken, TextDecoder
+from inference_svc.engine.runner import Row, SampledToken, Sharing, TextDecoder
 from inference_svc.engine.sequence import Phase, Sequence
 from inference_svc.engine.text_assembler import SilentTokens
 from inference_svc.engine.waiting_count import WaitingCount
@@ -25,15 +26,20 @@ _GROWTH = 8  # tokens of cache left free for each running sequence when another 
 
 
 class GenerationScheduler:
-    """One turn is: expire, place (open what it says, close what take_closed says first), next_step, commit.
+    """One turn is: expire, take_closed (close what it says), place (open what it says, close what take_closed says
+    first), next_step, commit.
 
     A sequence without credits is not scheduled. It keeps its slot until somebody needs it, is then put off, and is
     computed again when it has credits; so is one of lower priority than whoever waits, and the least of all when the
     cache is full.
     """
 
-    def __init__(self, limits: GenerationLimits, decoder: TextDecoder, costs: StepCosts) -> None:
+    def __init__(
+        self, limits: GenerationLimits, decoder: TextDecoder, costs: StepCosts, sharing: Sharing | None = None
+    ) -> None:
+        """`sharing` tells of the cache, where its blocks may be held by several; it is read in `place` and `facts`."""
         self._limits = limits
+        self._room = CacheRoom(limits.cache_token_count, limits.cache_block_tokens, sharing)
         self.token_budget = limits.step_token_budget  # the driver lowers it after a step that was too big
         self._decoder = decoder
         self._silent = SilentTokens(decoder)
@@ -111,6 +117,10 @@ class GenerationScheduler:
             elif self._make_room_for(entry):
                 self._line.pop()
                 placements.append(self._put(entry, now))
+            elif not placements and not self._closed and self._fits_by_sharing(sequence):
+                self._line.pop()
+                placements.append(self._put(entry, now))
+                break  # what it counts on must stay held until it is open
             else:
                 break
         return placements, refused
@@ -141,6 +151,7 @@ class GenerationScheduler:
     def take_closed(self) -> list[int]:
         """Slots that were left since the last call. They must be closed before any is opened."""
         closed, self._closed = self._closed, []
+        self._room.closed()
         return closed
 
     def next_step(self, now: float) -> Step | None:
@@ -207,10 +218,9 @@ class GenerationScheduler:
         return tuple(self._alive)
 
     def facts(self) -> SchedulerFacts:
-        held = backlog = cached = 0
+        held = backlog = 0
         holding = [0] * OVERDUE  # slots that a priority cannot take
         for sequence in self._placed.values():
-            cached += len(sequence.ids)
             if not sequence.is_decoding:
                 backlog += sequence.pending
             if sequence.has_credit:
@@ -223,7 +233,7 @@ class GenerationScheduler:
             running=len(self._placed),
             waiting=self._waiting.snapshot(),
             backlog_tokens=backlog,
-            free_cache_tokens=self._limits.cache_token_count - cached,
+            free_cache_tokens=min(max(0, self._room.free(self._placed.values())), self._limits.cache_token_count),
             yielding=tuple(reversed(yielding)),
         )
 
@@ -280,6 +290,7 @@ class GenerationScheduler:
 
     def _leave_slot(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
+        self._room.leaves(sequence)
         del self._placed[sequence.key]
         self._closed.append(sequence.slot)
         self._free_slots.append(sequence.slot)
@@ -316,27 +327,31 @@ class GenerationScheduler:
         priority = sequence.generation.context.priority
         yielding = [each for each in self._placed.values() if not each.has_credit or each.placed_class < priority]
         yielding.sort(key=lambda each: (each.has_credit, each.placed_class, each.cached))
-        free = self._limits.cache_token_count - sum(len(each.ids) for each in self._placed.values())
+        free = self._room.free(self._placed.values())
         going: list[Sequence] = []
         while not self._fits(sequence, free, len(self._placed) - len(going), len(self._free_slots) + len(going)):
             if len(going) == len(yielding):
                 return False
             going.append(yielding[len(going)])
-            free += len(going[-1].ids)
+            free += self._room.freed_by(going[-1])
         for each in going:
             self._put_off(each)
         return True
 
     def _fits(self, sequence: Sequence, free_tokens: int, placed: int, free_slots: int) -> bool:
-        return free_slots > 0 and len(sequence.ids) + _GROWTH * placed <= free_tokens
+        return free_slots > 0 and self._room.needed_by(sequence) + _GROWTH * placed <= free_tokens
+
+    def _fits_by_sharing(self, sequence: Sequence) -> bool:
+        free = self._room.free(self._placed.values()) + self._room.shared_at_once(sequence)
+        return self._fits(sequence, free, len(self._placed), len(self._free_slots))
 
     def _make_cache_room(self) -> None:
         """Where running sequences have outgrown the cache, the least of them is put off: without credits first, then
         the lowest class, then the latest to come."""
-        held = sum(len(sequence.ids) for sequence in self._placed.values())
-        while held > self._limits.cache_token_count:
+        free = self._room.free(self._placed.values())
+        while free < 0:
             least = min(self._placed.values(), key=lambda each: (each.has_credit, each.placed_class, -each.order))
-            held -= len(least.ids)
+            free += self._room.freed_by(least)
             self._put_off(least)
 
     def _prompt_room(self, decode_rows: int) -> int:

@@ -60,6 +60,9 @@ class BlockPool:
     def has(self, key: bytes) -> bool:
         return key in self._by_key
 
+    def holders(self, block: int) -> int:
+        return self._holders[block]
+
     @property
     def available(self) -> int:
         """Blocks that `take` could give now."""

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from inference_svc.engine.runner import Row, SampledToken
+from inference_svc.models.transfer import sent
 from inference_svc.requests import Generation
 
 if TYPE_CHECKING:
@@ -222,10 +223,10 @@ class FormatMasks:
         if self._device.type == "cpu":  # faster than torch's shifts
             bits = np.unpackbits(masks.view(np.uint8), axis=1, count=self._vocabulary_size, bitorder="little")
             return torch.from_numpy(bits.view(np.bool_))
-        return unpacked(torch.from_numpy(masks).to(self._device), self._vocabulary_size)
+        return unpacked(sent(masks, self._device), self._vocabulary_size)
 
     def _tensor(self, values: object) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(values)).to(self._device)
+        return sent(np.asarray(values), self._device)
 
 
 def unpacked(masks: torch.Tensor, vocabulary_size: int) -> torch.Tensor:

@@ -1,11 +1,13 @@
 """What is told about chosen tokens: their probability, and who else was likely."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from inference_svc.engine.runner import SampledToken
+from inference_svc.models.transfer import sent
 
 Told = tuple[float, tuple[tuple[int, float], ...]]
 """A token's logprob, and the likeliest `(token id, logprob)`, best first."""
@@ -13,20 +15,40 @@ Told = tuple[float, tuple[tuple[int, float], ...]]
 _ROWS_AT_ONCE = 64
 
 
+@dataclass(frozen=True, slots=True)
+class ReadTokens:
+    """By row, on the host."""
+
+    token_ids: list[int]
+    finite: list[bool]
+    settled: np.ndarray  # bool
+
+
+def read_tokens(token_ids: torch.Tensor, finite: torch.Tensor, settled: torch.Tensor | None = None) -> ReadTokens:
+    """One copy from the device, and so the moment at which the host waits for it."""
+    if token_ids.device.type == "cpu":
+        known = np.ones(len(token_ids), dtype=np.bool_) if settled is None else settled.numpy()
+        return ReadTokens(token_ids.tolist(), finite.tolist(), known)
+    flags = finite.long() if settled is None else finite.long() + 2 * settled
+    read = torch.stack([token_ids, flags]).cpu().numpy()
+    known = np.ones(len(token_ids), dtype=np.bool_) if settled is None else read[1] >= 2
+    return ReadTokens(read[0].tolist(), (read[1] % 2 == 1).tolist(), known)
+
+
 def describe(
-    logits: torch.Tensor, token_ids: torch.Tensor, finite: torch.Tensor, top_counts: np.ndarray
+    logits: torch.Tensor, token_ids: torch.Tensor, read: ReadTokens, top_counts: np.ndarray
 ) -> list[SampledToken]:
     """Rows of `logits` `(rows, vocabulary)` and the tokens taken from them; `top_counts` below 0 asks for nothing."""
     told: dict[int, Told] = {}
     asked = np.flatnonzero(top_counts >= 0)
     if len(asked):
-        index = torch.from_numpy(asked).to(logits.device)
+        index = sent(asked, logits.device)
         told = dict(
             zip(asked.tolist(), logprobs_of(logits[index], token_ids[index], top_counts[asked].tolist()), strict=True)
         )
     return [
         SampledToken(token_id, ok, *told.get(row, (0.0, ())))
-        for row, (token_id, ok) in enumerate(zip(token_ids.tolist(), finite.tolist(), strict=True))
+        for row, (token_id, ok) in enumerate(zip(read.token_ids, read.finite, strict=True))
     ]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from inference_svc.engine.runner import Row
+from inference_svc.models.transfer import sent
 from inference_svc.requests import Generation, Sampling
 
 
@@ -90,4 +91,4 @@ class Penalties:
         logits[where] = values - frequency * counts - presence * (counts > 0)
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device)
+        return sent(array, self._device)

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from inference_svc.engine.runner import Row
 from inference_svc.models.logprobs import Told, logprobs_of
+from inference_svc.models.transfer import sent
 from inference_svc.requests import Generation
 
 
@@ -62,7 +64,7 @@ class PromptScorer:
         where = list(zip(wanted.slots, wanted.positions, strict=True))
         targets = [self._scores[slot].prompt_ids[position + 1] for slot, position in where]
         counts = [self._scores[slot].top_count for slot in wanted.slots]
-        told = logprobs_of(logits, torch.tensor(targets, device=logits.device), counts)
+        told = logprobs_of(logits, sent(np.array(targets, dtype=np.int64), logits.device), counts)
         for (slot, position), each in zip(where, told, strict=True):
             self._scores[slot].told[position] = each
 

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from inference_svc.engine.runner import Row, SampledToken
-from inference_svc.models.drawing import DrawSettings, draw
+from inference_svc.models.drawing import Draw, DrawSettings, begin_draw
 from inference_svc.models.format_masks import FormatMasks
 from inference_svc.models.likeliest import likeliest
-from inference_svc.models.logprobs import describe
+from inference_svc.models.logprobs import ReadTokens, describe, read_tokens
 from inference_svc.models.noise import draw_keys
 from inference_svc.models.penalties import Penalties, is_penalised
+from inference_svc.models.transfer import sent
 from inference_svc.requests import Generation
 
 
@@ -28,6 +29,15 @@ class SlotTokens:
     biased: torch.Tensor
     bias: torch.Tensor
     ends: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """`draw` is of the rows `drawn` among those that were chosen from."""
+
+    token_ids: torch.Tensor
+    drawn: np.ndarray
+    draw: Draw | None
 
 
 class Sampler:
@@ -81,21 +91,37 @@ class Sampler:
         positions = np.array([row.output_index for row in rows])
         best, token_ids = likeliest(logits)
         finite = best.isfinite()
-        drawn = self._temperature[slots] > 0
-        held_back = positions < self._min_outputs[slots]
-        changed = drawn | held_back | self._is_biased[slots] | self._is_penalised[slots]
-        changed |= self._formats.concern(slots)
-        if changed.any():
-            which = np.flatnonzero(changed)
-            index = self._tensor(which)
-            copied = logits[index]
-            if not finite.all():
-                copied.nan_to_num_(nan=0.0, neginf=-torch.inf)
-            chosen = self._choose(copied, slots[which], positions[which])
-            token_ids = token_ids.clone().index_copy_(0, index, chosen)
-        return self._formats.note_drawn(rows, describe(logits, token_ids, finite, self._top_logprobs[slots]))
+        changed = (self._temperature[slots] > 0) | (positions < self._min_outputs[slots])
+        changed |= self._is_biased[slots] | self._is_penalised[slots] | self._formats.concern(slots)
+        which = np.flatnonzero(changed)
+        chosen = self._choose(logits, finite, which, slots[which], positions[which]) if len(which) else None
+        if chosen is not None:
+            token_ids = token_ids.clone().index_copy_(0, self._tensor(which), chosen.token_ids)
+        token_ids, read = self._read(token_ids, finite, which, chosen)
+        return self._formats.note_drawn(rows, describe(logits, token_ids, read, self._top_logprobs[slots]))
 
-    def _choose(self, logits: torch.Tensor, slots: np.ndarray, positions: np.ndarray) -> torch.Tensor:
+    def _read(
+        self, token_ids: torch.Tensor, finite: torch.Tensor, which: np.ndarray, chosen: _Chosen | None
+    ) -> tuple[torch.Tensor, ReadTokens]:
+        """What the host must know of a step, in one copy; in a second one if draws could not be settled without it."""
+        if chosen is None or chosen.draw is None:
+            return token_ids, read_tokens(token_ids, finite)
+        settled = torch.ones_like(finite)
+        settled[self._tensor(which[chosen.drawn])] = chosen.draw.settled
+        read = read_tokens(token_ids, finite, settled)
+        if read.settled.all():
+            return token_ids, read
+        drawn = chosen.draw.finish(read.settled[which[chosen.drawn]])
+        token_ids[self._tensor(which[chosen.drawn])] = drawn
+        return token_ids, read_tokens(token_ids, finite)
+
+    def _choose(
+        self, logits: torch.Tensor, finite: torch.Tensor, which: np.ndarray, slots: np.ndarray, positions: np.ndarray
+    ) -> _Chosen:
+        """From these rows, whose slots and positions they are."""
+        logits = logits[self._tensor(which)]
+        if logits.device.type != "cpu" or not finite.all():  # elsewhere it costs less than to look
+            logits.nan_to_num_(nan=0.0, neginf=-torch.inf)
         may_go_on = self._formats.apply(logits, slots, positions)
         self._add_bias(logits, slots)
         self._hold_ends_back(logits, slots, may_go_on & (positions < self._min_outputs[slots]))
@@ -104,15 +130,16 @@ class Sampler:
             self._penalties.apply(logits, penalised.tolist(), slots[penalised].tolist())
         token_ids = likeliest(logits)[1]
         drawn = np.flatnonzero(self._temperature[slots] > 0)
-        if len(drawn):
-            index = self._tensor(drawn)
-            token_ids[index] = draw(logits[index], self._draw_settings(slots[drawn], positions[drawn]))
-        return token_ids
+        if not len(drawn):
+            return _Chosen(token_ids, drawn, None)
+        index = self._tensor(drawn)
+        draw = begin_draw(logits[index], self._draw_settings(slots[drawn], positions[drawn]))
+        token_ids[index] = draw.token_ids
+        return _Chosen(token_ids, drawn, draw)
 
     def _draw_settings(self, slots: np.ndarray, positions: np.ndarray) -> DrawSettings:
         keys = draw_keys(self._seed[slots], positions.astype(np.uint64))
-        arrays = (self._temperature[slots], self._top_k[slots], self._top_p[slots], self._min_p[slots], keys)
-        return DrawSettings(*(self._tensor(array) for array in arrays))
+        return DrawSettings(self._temperature[slots], self._top_k[slots], self._top_p[slots], self._min_p[slots], keys)
 
     def _add_bias(self, logits: torch.Tensor, slots: np.ndarray) -> None:
         biased = np.flatnonzero(self._is_biased[slots])
@@ -135,10 +162,10 @@ class Sampler:
     def _slot_tokens(self, generation: Generation) -> SlotTokens:
         bias = generation.sampling.logit_bias
         return SlotTokens(
-            torch.tensor(list(bias.keys()), dtype=torch.long, device=self._device),
-            torch.tensor(list(bias.values()), dtype=torch.float32, device=self._device),
-            torch.tensor(sorted(generation.end_token_ids), dtype=torch.long, device=self._device),
+            self._tensor(np.array(list(bias.keys()), dtype=np.int64)),
+            self._tensor(np.array(list(bias.values()), dtype=np.float32)),
+            self._tensor(np.array(sorted(generation.end_token_ids), dtype=np.int64)),
         )
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device)
+        return sent(array, self._device)

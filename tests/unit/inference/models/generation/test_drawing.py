@@ -32,11 +32,11 @@ def _draw_settings(rows: list[Settings]) -> DrawSettings:
     temperature, top_k, top_p, min_p, seeds, positions = zip(*rows, strict=True)
     keys = draw_keys(np.array(seeds, dtype=np.uint64), np.array(positions, dtype=np.uint64))
     return DrawSettings(
-        torch.tensor(temperature),
-        torch.tensor(top_k),
-        torch.tensor(top_p, dtype=torch.float32),
-        torch.tensor(min_p, dtype=torch.float32),
-        torch.from_numpy(keys),
+        np.array(temperature, dtype=np.float32),
+        np.array(top_k, dtype=np.int64),
+        np.array(top_p, dtype=np.float32),
+        np.array(min_p, dtype=np.float32),
+        keys,
     )
 
 

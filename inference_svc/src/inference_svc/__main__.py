@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from inference_svc.errors import ModelLoadError
+from inference_svc.loader import Load
 from inference_svc.recording.files import NotARecording
 from inference_svc.replaying.answers import Match, NothingRecorded
 from inference_svc.replaying.playback import Pace
@@ -29,9 +30,9 @@ class EngineDied(Exception):
     """Nothing can be computed any more; whoever supervises this process starts a new one."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, load: Load | None = None) -> int:
     """Exit code 0 after an orderly end, 2 where a setting is wrong, 1 where a model, a recording, an address or a
-    certificate cannot be had or the device was lost."""
+    certificate cannot be had or the device was lost. `load` is as `serve` has it."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     if options.exit_with_parent is not None and not _tie_to(options.exit_with_parent):
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = read_settings()
         settings.check_link()
         replay = Replay(tuple(options.replay), options.replay_match, options.replay_pace) if options.replay else None
-        asyncio.run(_run(settings, replay, ready_file))
+        serving = serve_replay(settings, replay) if replay else serve(settings, load=load)
+        asyncio.run(_run(settings, serving, ready_file))
     except SettingsError as error:
         return _failed(str(error), 2)
     except (ModelLoadError, NotARecording, NothingRecorded, EngineDied, TlsFault, OSError) as error:
@@ -52,11 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def _run(settings: Settings, replay: Replay | None, ready_file: Path | None) -> None:
+async def _run(
+    settings: Settings,
+    serving: AbstractAsyncContextManager[InferenceServer] | AbstractAsyncContextManager[ReplayServer],
+    ready_file: Path | None,
+) -> None:
     """Raises ModelLoadError or EngineDied; returns when told to stop."""
     stop = _stop_event()
-    serving: AbstractAsyncContextManager[InferenceServer | ReplayServer]
-    serving = serve_replay(settings, replay) if replay else serve(settings)
     async with serving as server:
         _log.info("listening on %s; loading models", ", ".join(server.addresses) or "nothing")
         ready = asyncio.create_task(server.ready(), name="ready")

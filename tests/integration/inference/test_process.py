@@ -6,19 +6,25 @@ import os
 import signal
 import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from seam.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from support.echo import LOST
+from support.session_client import SessionClient, generation
 
 PATIENCE = 100
 
 
 @asynccontextmanager
-async def process(*words, **variables):
+async def process(*words, module="inference_svc", **variables):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SEAM_")}
     environment |= {"SEAM_INFERENCE_LISTEN": "127.0.0.1:0", "SEAM_LINK_PLAINTEXT": "true"}
     environment |= {"SEAM_TORCH_THREADS": "1", "OMP_NUM_THREADS": "1"}
     started = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "inference_svc", *words, env=environment | variables, stderr=asyncio.subprocess.PIPE
+        sys.executable, "-m", module, *words, env=environment | variables, stderr=asyncio.subprocess.PIPE
     )
     try:
         yield started
@@ -99,6 +105,33 @@ async def test_the_ready_file_tells_address_and_pid_and_goes_at_the_end(tmp_path
         code, words = await ended(started)
         assert code == 0
         assert "draining" in words
+        assert not ready.exists()
+
+
+async def test_a_lost_device_hands_its_work_back_and_ends_the_process_with_exit_code_1(tmp_path):
+    ready = tmp_path / "ready.json"
+    support = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    variables = {"PYTHONPATH": support, "SEAM_DRAIN_SECONDS": "5"}
+    async with process("--ready-file", str(ready), module="support.losing_server", **variables) as started:
+        address = (await said(started, "ready:"))[-1].split("ready: ")[1].split()[0]
+        async with grpc.aio.insecure_channel(address) as channel:
+            health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
+            client = SessionClient(lambda frames: InferenceServiceStub(channel).Session(frames))
+            client.hello()
+            client.send(submits=[generation(1, tokens=90, credits=4), generation(2, tokens=90, credits=6)])
+            await client.until(lambda: client.ids(1) and client.ids(2))
+            client.send(submits=[generation(3, "mind the step " + chr(LOST))])
+            await client.ended(1, 2, 3)
+            for request_id in (1, 2, 3):
+                failed = client.news[request_id][-1].failed
+                assert failed.code == grpc.StatusCode.UNAVAILABLE.value[0]
+                assert client.reason(request_id) == "ENGINE_STOPPED"
+            assert (await health.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert (await client.closed()).code() == grpc.StatusCode.UNAVAILABLE
+        code, words = await ended(started)
+        assert code == 1
+        assert "illegal memory access" in words.splitlines()[-1]
         assert not ready.exists()
 
 

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +9,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from inference_svc.engine.runner import OutOfDeviceMemory
 from inference_svc.errors import ModelLoadError
+from inference_svc.models.device_faults import device_faults_named
 from inference_svc.models.packed_bidirectional import ATTENTION_NAME, PackedLayout, register_packed_attention
 from inference_svc.models.packed_mpnet import PackedMPNet
 from inference_svc.models.pooling import Readout
@@ -47,7 +46,7 @@ class PackedEncoderRunner:
         """Lays the inputs in order of length, so that equal ones share an attention call, and gives the rows back in
         the order they came."""
         order = sorted(range(len(inputs)), key=lambda place: len(inputs[place].token_ids))
-        with device_memory_watched(), torch.inference_mode():
+        with device_faults_named(self._device), torch.inference_mode():
             rows = self._pass([inputs[place] for place in order])
             laid = rows.float().cpu().numpy()
         answer = np.empty_like(laid)
@@ -80,19 +79,6 @@ def first_position(model: PreTrainedModel) -> int:
 def takes_type_ids(model: PreTrainedModel) -> bool:
     accepts = "token_type_ids" in inspect.signature(model.base_model.forward).parameters
     return accepts and int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
-
-
-@contextmanager
-def device_memory_watched() -> Iterator[None]:
-    """Name a lack of memory as the engine knows it."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as lack:
-        raise OutOfDeviceMemory(str(lack)) from lack
-    except RuntimeError as failed:
-        if "can't allocate memory" in str(failed):  # how torch's CPU allocator says it
-            raise OutOfDeviceMemory(str(failed)) from failed
-        raise
 
 
 def checked_encoder_runner(

@@ -25,7 +25,8 @@ class ModelSpec:
 
     `source` is a hub name, a local folder, or "embedded:NAME" for a default that needs no hub.
     `device` is "cpu", "cuda", "cuda:1"; `dtype` "auto", "float32", "bfloat16", "float16".
-    `prefix_cache` is what sequences of a tenant share of their beginnings.
+    On a GPU, where `cache_token_count` is None, the cache has what `cache_memory_share` of its memory leaves beside all
+    else. `prefix_cache` is what sequences of a tenant share of their beginnings.
     None leaves a limit to the model and the device. It falls asleep when unused for `idle_sleep_seconds`; never where
     that is None.
     """
@@ -37,6 +38,7 @@ class ModelSpec:
     dtype: str = "auto"
     max_context_tokens: int | None = None
     cache_token_count: int | None = None
+    cache_memory_share: float = 0.9
     slot_count: int | None = None
     prefix_cache: PrefixSharing = PrefixSharing.ALL
     step_token_budget: int | None = None

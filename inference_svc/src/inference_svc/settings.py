@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     chat_dtype: Dtype = "auto"
     chat_max_context_tokens: int | None = Field(default=None, ge=2)
     chat_cache_token_count: int | None = Field(default=None, ge=1)
+    chat_cache_memory_share: float = Field(default=0.9, gt=0, le=1, allow_inf_nan=False)
     chat_slot_count: int | None = Field(default=None, ge=1)
     chat_prefix_cache: PrefixSharing = PrefixSharing.ALL
     chat_step_token_budget: int | None = Field(default=None, ge=1)
@@ -176,6 +177,7 @@ class Settings(BaseSettings):
             dtype=getattr(self, f"{name}_dtype"),
             max_context_tokens=getattr(self, f"{name}_max_context_tokens"),
             cache_token_count=getattr(self, f"{name}_cache_token_count", None),
+            cache_memory_share=getattr(self, f"{name}_cache_memory_share", 0.9),
             prefix_cache=getattr(self, f"{name}_prefix_cache", PrefixSharing.OFF),
             slot_count=getattr(self, f"{name}_slot_count", None),
             step_token_budget=getattr(self, f"{name}_step_token_budget"),

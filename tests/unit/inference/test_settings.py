@@ -33,8 +33,10 @@ def test_a_models_limits_reach_its_spec(monkeypatch):
     monkeypatch.setenv("SEAM_CHAT_DEVICE", "cuda:1")
     monkeypatch.setenv("SEAM_CHAT_DTYPE", "bfloat16")
     monkeypatch.setenv("SEAM_CHAT_SLOT_COUNT", "7")
+    monkeypatch.setenv("SEAM_CHAT_CACHE_MEMORY_SHARE", "0.5")
     monkeypatch.setenv("SEAM_EMBED_STEP_TOKEN_BUDGET", "512")
     chat, embed, _ = read_settings().model_specs()
+    assert chat.cache_memory_share == 0.5
     assert (chat.device, chat.dtype, chat.slot_count, embed.step_token_budget) == ("cuda:1", "bfloat16", 7, 512)
 
 
@@ -47,6 +49,7 @@ def test_a_models_limits_reach_its_spec(monkeypatch):
         ("SEAM_CHAT_DEVICE", "tpu"),
         ("SEAM_EMBED_DTYPE", "int3"),
         ("SEAM_CHAT_SLOT_COUNT", "0"),
+        ("SEAM_CHAT_CACHE_MEMORY_SHARE", "1.5"),
         ("SEAM_HEARTBEAT_SECONDS", "nan"),
         ("SEAM_MAX_MESSAGE_BYTES", "12"),
         ("SEAM_TORCH_THREADS", "many"),

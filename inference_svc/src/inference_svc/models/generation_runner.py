@@ -6,13 +6,16 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from inference_svc.engine.runner import OutOfDeviceMemory, Row, SampledToken
+from inference_svc.engine.runner import Row, SampledToken
 from inference_svc.errors import ModelLoadError
 from inference_svc.models.block_pool import PrefixCounts
+from inference_svc.models.device_faults import device_faults_named
 from inference_svc.models.packed_steps import PackedSteps
+from inference_svc.models.paged_steps import PagedSettings, PagedSteps
 from inference_svc.models.prefix_store import PrefixSettings
 from inference_svc.models.prepacked import every_product_is_prepacked, own_weights, prepack_linears
 from inference_svc.models.prompt_scoring import PromptScorer
+from inference_svc.models.rehearsal import rehearsed
 from inference_svc.models.sampling import Sampler
 from inference_svc.models.self_check import (
     PlainLogits,
@@ -23,9 +26,7 @@ from inference_svc.models.self_check import (
     refuse_what_cannot_be_packed,
 )
 from inference_svc.models.slot_steps import SlotSteps
-from inference_svc.requests import Generation
-
-_ALLOCATION_FAILED = "can't allocate memory"
+from inference_svc.requests import Generation, Sampling
 
 
 class PackedGenerationRunner:
@@ -44,13 +45,21 @@ class PackedGenerationRunner:
         dtype: torch.dtype = torch.float32,
         prepack: bool = True,
         prefix: PrefixSettings = PrefixSettings(),  # noqa: B008 (frozen)
+        paged: PagedSettings | None = None,
     ) -> None:
+        """With `paged`, the slots share a cache of blocks, and `prefix` says nothing; without, each has a stretch of
+        cache to itself."""
         refuse_what_cannot_be_packed(model, max_context_tokens)
         self._slot_count = slot_count
         self._max_context_tokens = max_context_tokens
         self._device = torch.device(device)
         self._model = model.to(device=self._device, dtype=dtype).eval()
-        self._steps: PackedSteps = SlotSteps(self._model, slot_count, max_context_tokens, prefix)
+        self._sampler = Sampler(slot_count, self._device)
+        self._steps: PackedSteps = (
+            SlotSteps(self._model, slot_count, max_context_tokens, prefix)
+            if paged is None
+            else PagedSteps(self._model, slot_count, max_context_tokens, paged)
+        )
         self._prompt_lengths: dict[int, int] = {}
         self._prompt_scorer = PromptScorer()
         with torch.inference_mode():
@@ -59,10 +68,17 @@ class PackedGenerationRunner:
             expected = plain_logits(model, max_context_tokens)
             if prepack and self._device.type == "cpu":
                 prepack_linears(model)
-            self._batch_invariant = self._device.type == "cpu" and every_product_is_prepacked(model)
+            self._batch_invariant = (
+                self._device.type == "cpu" and every_product_is_prepacked(model) and self._steps.is_batch_invariant
+            )
             self._steps.bind()
             self._check(expected)
-        self._sampler = Sampler(slot_count, self._device)
+            self._steps.settle(self._sample_all)
+
+    def warm_up(self) -> None:
+        """On the engine's model thread, before any request."""
+        with torch.inference_mode():
+            self._steps.warm_up()
 
     def _check(self, expected: PlainLogits) -> None:
         dtype, name = self._model.dtype, type(self._model).__name__
@@ -75,6 +91,16 @@ class PackedGenerationRunner:
         for slot in range(len(expected.token_ids)):
             self._steps.close(slot)
 
+    def _sample_all(self, logits: torch.Tensor) -> None:
+        """Of every slot, drawn from a part of the vocabulary: what sampling takes at most."""
+        sampling = Sampling(temperature=1.0, top_p=0.9, repetition_penalty=1.1, seed=0)
+        rows = [Row(slot, 0, (0,), True, 0) for slot in range(self._slot_count)]
+        for row in rows:
+            self._sampler.open(row.slot, rehearsed(row.token_ids, sampling=sampling))
+        self._sampler.sample(logits, rows)
+        for row in rows:
+            self._sampler.close(row.slot)
+
     def _last_logits(self, rows: Sequence[Row], prompt_lengths: Mapping[int, int]) -> torch.Tensor:
         return self._steps.forward([end - 1 for end in self._steps.lay(rows, prompt_lengths)])
 
@@ -84,7 +110,7 @@ class PackedGenerationRunner:
 
     @property
     def max_context_tokens(self) -> int:
-        return self._max_context_tokens
+        return min(self._max_context_tokens, self._steps.cache_token_count)
 
     @property
     def batch_invariant(self) -> bool:
@@ -101,17 +127,33 @@ class PackedGenerationRunner:
         return self._steps.cache_token_count
 
     @property
+    def cache_block_tokens(self) -> int:
+        return self._steps.cache_block_tokens
+
+    @property
+    def tokens_held_again(self) -> int:
+        return self._steps.tokens_held_again
+
+    def tokens_held_with_others(self, slot: int) -> int:
+        return self._steps.tokens_held_with_others(slot)
+
+    def tokens_to_share(self, generation: Generation) -> int:
+        return self._steps.tokens_to_share(generation)
+
+    @property
     def prefix_counts(self) -> PrefixCounts:
         return self._steps.prefix_counts
 
     def open(self, slot: int, generation: Generation) -> int:
-        self._sampler.open(slot, generation)
-        self._prompt_scorer.open(slot, generation)
-        self._prompt_lengths[slot] = len(generation.prompt_ids)
-        return self._steps.open(slot, generation)
+        with device_faults_named(self._device):
+            self._sampler.open(slot, generation)
+            self._prompt_scorer.open(slot, generation)
+            self._prompt_lengths[slot] = len(generation.prompt_ids)
+            return self._steps.open(slot, generation)
 
     def look_again(self, slot: int) -> int:
-        return self._steps.look_again(slot)
+        with device_faults_named(self._device):
+            return self._steps.look_again(slot)
 
     def close(self, slot: int) -> None:
         self._steps.close(slot)
@@ -120,15 +162,8 @@ class PackedGenerationRunner:
         self._prompt_lengths.pop(slot, None)
 
     def step(self, rows: Sequence[Row]) -> list[SampledToken | None]:
-        try:
-            with torch.inference_mode():
-                return self._step(rows)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise OutOfDeviceMemory(str(error)) from error
-        except RuntimeError as error:
-            if _ALLOCATION_FAILED in str(error):
-                raise OutOfDeviceMemory(str(error)) from error
-            raise
+        with device_faults_named(self._device), torch.inference_mode():
+            return self._step(rows)
 
     def _step(self, rows: Sequence[Row]) -> list[SampledToken | None]:
         row_ends = self._steps.lay(rows, self._prompt_lengths)

@@ -17,11 +17,13 @@ from inference_svc.models.encoder_runner import checked_encoder_runner, first_po
 from inference_svc.models.generation_runner import PackedGenerationRunner
 from inference_svc.models.model_files import model_folder
 from inference_svc.models.model_limits import labels, position_limit, score_activation, tokenizer_limit
+from inference_svc.models.paged_steps import PagedSettings
 from inference_svc.models.placement import (
     Placement,
     cache_shape,
     encoder_step_tokens,
     generation_step_tokens,
+    paged_shape,
     placement_of,
 )
 from inference_svc.models.prefix_store import PrefixSettings
@@ -76,22 +78,49 @@ def _load_generation(spec: ModelSpec, folder: Path, tell: Callable[[str], None])
     wrapper = read_tokenizer(folder)
     model = read_model(folder, spec.task, config, placement)
     tokenizer = FastTokenizer(wrapper, end_token_ids=_end_token_ids(model, wrapper), has_type_ids=False, prompts={})
-    shape = cache_shape(spec, config, placement, position_limit(config))
     with quiet():
-        runner = PackedGenerationRunner(
-            model,
-            slot_count=shape.slot_count,
-            max_context_tokens=shape.max_context_tokens,
-            device=placement.device,
-            dtype=placement.dtype,
-            prefix=PrefixSettings(shape.prefix_tokens, shares_answers=spec.prefix_cache is PrefixSharing.ALL),
-        )
-    limits = ModelLimits(shape.max_context_tokens, shape.max_context_tokens, 1, _MAX_TEXT_BYTES)
+        runner = _generation_runner(spec, config, placement, model)
+    limits = ModelLimits(runner.max_context_tokens, runner.max_context_tokens, 1, _MAX_TEXT_BYTES)
     info = _info(spec, config, model, placement, limits)
     grammars = _grammars(tokenizer, info.vocabulary_size, tell)
     if grammars is None:
         info = replace(info, unavailable_features=("work.format",))
     return LoadedModel(info, tokenizer, runner, generation_step_tokens(spec, placement), grammars)
+
+
+def _generation_runner(
+    spec: ModelSpec, config: PreTrainedConfig, placement: Placement, model: PreTrainedModel
+) -> PackedGenerationRunner:
+    """On a CPU each slot has a stretch of cache to itself, which attention reads as views; on a GPU all share blocks,
+    which it reads in place."""
+    limit = position_limit(config)
+    shares_answers = spec.prefix_cache is PrefixSharing.ALL
+    if placement.device.type != "cpu":
+        paged = paged_shape(spec, placement, limit)
+        return PackedGenerationRunner(
+            model,
+            slot_count=paged.slot_count,
+            max_context_tokens=paged.max_context_tokens,
+            device=placement.device,
+            dtype=placement.dtype,
+            paged=PagedSettings(
+                cache_tokens=paged.cache_tokens,
+                memory_share=spec.cache_memory_share,
+                step_tokens=generation_step_tokens(spec, placement),
+                least_tokens=paged.least_tokens,
+                shares=spec.prefix_cache is not PrefixSharing.OFF,
+                shares_answers=shares_answers,
+            ),
+        )
+    shape = cache_shape(spec, config, placement, limit)
+    return PackedGenerationRunner(
+        model,
+        slot_count=shape.slot_count,
+        max_context_tokens=shape.max_context_tokens,
+        device=placement.device,
+        dtype=placement.dtype,
+        prefix=PrefixSettings(shape.prefix_tokens, shares_answers=shares_answers),
+    )
 
 
 def _grammars(tokenizer: FastTokenizer, vocabulary_size: int, tell: Callable[[str], None]) -> Grammars | None:

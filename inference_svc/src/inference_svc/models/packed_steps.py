@@ -1,18 +1,18 @@
 """What the generation runner asks of whatever keeps the keys and values and computes a packed forward over them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
 
-from inference_svc.engine.runner import Row
+from inference_svc.engine.runner import Row, Sharing
 from inference_svc.models.block_pool import PrefixCounts
 from inference_svc.requests import Generation
 
 
-class PackedSteps(Protocol):
+class PackedSteps(Sharing, Protocol):
     """Packed forwards of one model over caches of its own. One implementation a kind of device."""
 
     @property
@@ -26,6 +26,11 @@ class PackedSteps(Protocol):
         ...
 
     @property
+    def cache_block_tokens(self) -> int:
+        """What a slot takes of them is rounded up to this."""
+        ...
+
+    @property
     def cache_byte_count(self) -> int: ...
 
     @property
@@ -33,8 +38,22 @@ class PackedSteps(Protocol):
         """Of what sequences share."""
         ...
 
+    @property
+    def is_batch_invariant(self) -> bool:
+        """Whether attention gives a sequence the same bits in any company."""
+        ...
+
     def bind(self) -> None:
         """From here on the model attends as this says."""
+        ...
+
+    def settle(self, sample: Callable[[torch.Tensor], object]) -> None:
+        """The model has computed something, and is right: have the cache that it will be served with. `sample` does
+        with logits `(slots, vocabulary)` what is done with them at most: where memory is measured, it counts."""
+        ...
+
+    def warm_up(self) -> None:
+        """On the thread that will step, before any request: make what is made once."""
         ...
 
     def lay(self, rows: Sequence[Row], prompt_lengths: Mapping[int, int]) -> list[int]:

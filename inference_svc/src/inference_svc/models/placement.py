@@ -13,10 +13,10 @@ from inference_svc.models.kv_cache import padded_length
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CPU_MEMORY_SHARE = 0.25
-_GPU_FREE_SHARE = 0.8  # the rest is for a step's activations
 _PREFIX_SHARE = 0.25  # of the cache, never more than what the slots hold
 _MOST_SLOTS = {"cpu": 64, "cuda": 256}
 _FEWEST_SLOTS_WANTED = 8
+_LEAST_CONTEXT = 2048
 _GENERATION_STEP_TOKENS = {"cpu": 512, "cuda": 4096}
 _ENCODER_STEP_TOKENS = {"cpu": 512, "cuda": 16384}  # on a CPU larger ones gain under 5 % and hold others up
 
@@ -76,11 +76,12 @@ class CacheShape:
 
 def cache_shape(spec: ModelSpec, config: PreTrainedConfig, placement: Placement, model_limit: int) -> CacheShape:
     """As the spec says. What it leaves open: the model's own context, cut where fewer than 8 such sequences would fit
-    the memory (never below 2048), and as many slots as fit beside what is kept of beginnings. Called when the weights
-    are on the device."""
-    tokens = spec.cache_token_count or _memory(placement.device) // max(_bytes_per_token(config, placement), 1)
+    the memory (never below 2048), and as many slots as fit beside what is kept of beginnings."""
+    tokens = spec.cache_token_count or _cpu_memory() // max(_bytes_per_token(config, placement), 1)
     shared = 0 if spec.prefix_cache is PrefixSharing.OFF else int(tokens * _PREFIX_SHARE)
-    context = min(spec.max_context_tokens or max(2048, (tokens - shared) // _FEWEST_SLOTS_WANTED), model_limit)
+    context = min(
+        spec.max_context_tokens or max(_LEAST_CONTEXT, (tokens - shared) // _FEWEST_SLOTS_WANTED), model_limit
+    )
     shared = min(shared, max(0, tokens - padded_length(context)))  # one context goes before
     fitting = min((tokens - shared) // padded_length(context), _MOST_SLOTS[placement.device.type])
     if spec.cache_token_count is not None and fitting < 1:
@@ -93,6 +94,25 @@ def cache_shape(spec: ModelSpec, config: PreTrainedConfig, placement: Placement,
     return CacheShape(slots, context, min(shared, room, slots * context))
 
 
+@dataclass(frozen=True, slots=True)
+class PagedShape:
+    """`cache_tokens` are for all slots together, None where they are to be measured; at least `least_tokens`."""
+
+    slot_count: int
+    max_context_tokens: int
+    cache_tokens: int | None
+    least_tokens: int
+
+
+def paged_shape(spec: ModelSpec, placement: Placement, model_limit: int) -> PagedShape:
+    """As the spec says. Slots take nothing where a cache is shared in blocks, so there are as many as serve the device
+    well; what context the cache must hold is what was asked for, or else 2048."""
+    context = min(spec.max_context_tokens or model_limit, model_limit)
+    least = context if spec.max_context_tokens is not None else min(context, _LEAST_CONTEXT)
+    slots = spec.slot_count or _MOST_SLOTS[placement.device.type]
+    return PagedShape(slots, context, spec.cache_token_count, least)
+
+
 def _bytes_per_token(config: PreTrainedConfig, placement: Placement) -> int:
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
@@ -100,10 +120,7 @@ def _bytes_per_token(config: PreTrainedConfig, placement: Placement) -> int:
     return int(2 * text.num_hidden_layers * heads * size * placement.dtype.itemsize)
 
 
-def _memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        free, _total = torch.cuda.mem_get_info(device)
-        return int(free * _GPU_FREE_SHARE)
+def _cpu_memory() -> int:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")  # a container's own, cgroup v2
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():

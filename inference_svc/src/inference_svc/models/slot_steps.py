@@ -1,6 +1,6 @@
 """Packed forwards over one stretch of cache a slot: what is fastest on a CPU, where attention reads views."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -40,6 +40,20 @@ class SlotSteps:
         return self._token_count
 
     @property
+    def cache_block_tokens(self) -> int:
+        return 1
+
+    @property
+    def tokens_held_again(self) -> int:
+        return 0
+
+    def tokens_held_with_others(self, slot: int) -> int:
+        return 0
+
+    def tokens_to_share(self, generation: Generation) -> int:
+        return 0
+
+    @property
     def cache_byte_count(self) -> int:
         return self._cache.byte_count + self._prefixes.byte_count
 
@@ -47,8 +61,18 @@ class SlotSteps:
     def prefix_counts(self) -> PrefixCounts:
         return self._prefixes.counts()
 
+    @property
+    def is_batch_invariant(self) -> bool:
+        return True
+
     def bind(self) -> None:
         bind(self._attention, self._model)
+
+    def settle(self, sample: Callable[[torch.Tensor], object]) -> None:
+        """It has its cache."""
+
+    def warm_up(self) -> None:
+        """There is nothing to make."""
 
     def lay(self, rows: Sequence[Row], prompt_lengths: Mapping[int, int]) -> list[int]:
         self._plan = plan_step(rows, prompt_lengths, self._cache, side_by_side=self._attention.reads_side_by_side)

@@ -4,7 +4,9 @@ from typing import cast
 
 from inference_svc.engine.runner import EncoderRunner, GenerationRunner, Row
 from inference_svc.model import LoadedModel
-from inference_svc.requests import Context, EncodedInput, Generation, OutputDetail, Sampling, Task
+from inference_svc.models.generation_runner import PackedGenerationRunner
+from inference_svc.models.rehearsal import rehearsed
+from inference_svc.requests import EncodedInput, Task
 
 
 def warm_up(loaded: LoadedModel) -> None:
@@ -12,6 +14,8 @@ def warm_up(loaded: LoadedModel) -> None:
     token_ids = tuple(loaded.tokenizer.encode_text("a first small pass")) or (0,)
     token_ids = token_ids[: loaded.info.limits.max_context_tokens - 1]
     if loaded.info.task is Task.GENERATE:
+        if isinstance(loaded.runner, PackedGenerationRunner):
+            loaded.runner.warm_up()
         _generate(cast(GenerationRunner, loaded.runner), loaded.info.name, token_ids)
     else:
         inputs = [EncodedInput(index, token_ids) for index in range(2)]
@@ -19,21 +23,7 @@ def warm_up(loaded: LoadedModel) -> None:
 
 
 def _generate(runner: GenerationRunner, model: str, token_ids: tuple[int, ...]) -> None:
-    generation = Generation(
-        model=model,
-        context=Context(),
-        credits=None,
-        prompt_ids=token_ids,
-        resumed_ids=(),
-        sampling=Sampling(seed=0),
-        end_token_ids=frozenset(),
-        stop_strings=(),
-        min_output_tokens=0,
-        max_output_tokens=2,
-        format=None,
-        detail=OutputDetail(),
-    )
-    runner.open(0, generation)
+    runner.open(0, rehearsed(token_ids, model=model))
     try:
         first = runner.step([Row(0, 0, token_ids, samples=True, output_index=0)])[0]
         if first is not None:

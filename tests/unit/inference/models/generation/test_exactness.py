@@ -6,10 +6,14 @@ The engine's own scheduler plans the steps, so what is held exact here is what i
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import pytest
 import torch
+from inference_svc.models.decode_graphs import CallAgain
 from inference_svc.models.generation_runner import PackedGenerationRunner
+from inference_svc.models.paged_steps import PagedSettings
 from inference_svc.models.prefix_store import BLOCK_TOKENS, PrefixSettings
 from inference_svc.requests import Generation, Sampling
 from support.driving import Driver, generation, resumed
@@ -19,17 +23,23 @@ from support.plain_generation import PlainAnswer, plain_answer
 
 _REQUESTS = 64
 _CONTEXT = 128
+_CRAMPED = 128  # tokens of cache, where not all requests fit
 _LONG = ((17, 15), (9, 18), (1, 12), (30, 14), (45, 10), (70, 8), (12, 16), (16, 11))  # tokens in and out
 
 
-Models = tuple[torch.nn.Module, PackedGenerationRunner, PackedGenerationRunner]
+Runners = tuple[PackedGenerationRunner, PackedGenerationRunner, PackedGenerationRunner, PackedGenerationRunner]
 
 
 @dataclass(slots=True, eq=False)
 class Served:
-    runner: PackedGenerationRunner
-    sharing: PackedGenerationRunner  # keeps beginnings
+    """`sharing` keeps beginnings; the cramped ones are to be given no more than `cramped_tokens`."""
+
     expected: dict[str, PlainAnswer]
+    runner: PackedGenerationRunner
+    sharing: PackedGenerationRunner
+    cramped: PackedGenerationRunner
+    cramped_sharing: PackedGenerationRunner
+    cramped_tokens: int
 
     @property
     def asked(self) -> dict[str, Generation]:
@@ -57,32 +67,67 @@ def _drawn(whims: random.Random) -> Sampling:
 SAMPLINGS: dict[str, Callable[[random.Random], Sampling]] = {"greedy": _greedy, "drawn": _drawn}
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def models(request: pytest.FixtureRequest) -> Models:
-    torch.set_num_threads(1)
-    runner = PackedGenerationRunner(build_model(request.param), slot_count=_REQUESTS, max_context_tokens=_CONTEXT)
+@dataclass(frozen=True, slots=True)
+class Setting:
+    kind: str
+    architecture: str
+    sampling: str
+
+
+def _slots(architecture: str) -> Runners:
+    runner = PackedGenerationRunner(build_model(architecture), slot_count=_REQUESTS, max_context_tokens=_CONTEXT)
     sharing = PackedGenerationRunner(
-        build_model(request.param),
+        build_model(architecture),
         slot_count=8,
         max_context_tokens=_CONTEXT,
         prefix=PrefixSettings(16 * BLOCK_TOKENS),  # holds less than is asked for: what was used longest ago goes
     )
-    return build_model(request.param), runner, sharing
+    return runner, sharing, runner, sharing
 
 
-@pytest.fixture(scope="module", params=SAMPLINGS)
-def served(models: Models, request: pytest.FixtureRequest) -> Iterator[Served]:
-    plain, runner, sharing = models
-    whims = random.Random(3)
+def _paged(architecture: str) -> Runners:
+    """Decode steps go the way of recorded ones; the cramped cache has no block beyond what it is said to have."""
+    alone = PagedSettings(_REQUESTS * _CONTEXT, shares=False, recorder=CallAgain())
+    shared, cramped = PagedSettings(8 * _CONTEXT, recorder=CallAgain()), PagedSettings(_CRAMPED, recorder=CallAgain())
+    counts = ((alone, _REQUESTS), (shared, 8), (cramped, 8))
+    made = [
+        PackedGenerationRunner(build_model(architecture), slot_count=slots, max_context_tokens=_CONTEXT, paged=paged)
+        for paged, slots in counts
+    ]
+    for runner in made:
+        runner.warm_up()
+    return made[0], made[1], made[2], made[2]
+
+
+@lru_cache(maxsize=1)
+def _runners(kind: str, architecture: str) -> Runners:
+    torch.set_num_threads(1)
+    return {"slots": _slots, "paged": _paged}[kind](architecture)
+
+
+@lru_cache(maxsize=2)
+def _expected(architecture: str, sampling: str) -> dict[str, PlainAnswer]:
+    torch.set_num_threads(1)
+    plain, whims = build_model(architecture), random.Random(3)
     expected = {}
     for index in range(_REQUESTS):
         length, count = _LONG[index] if index < len(_LONG) else (whims.randint(1, 24), whims.randint(2, 4))
         prompt = [whims.randrange(4, 500) for _ in range(length)]
-        asked = generation(prompt, count, sampling=SAMPLINGS[request.param](whims))
+        asked = generation(prompt, count, sampling=SAMPLINGS[sampling](whims))
         expected[f"r{index}"] = plain_answer(plain, asked)
     answers = {tuple(each.output_ids) for each in expected.values()}
     assert len(answers) > 0.9 * _REQUESTS, "answers must tell prompts apart"
-    return Served(runner, sharing, expected)
+    return expected
+
+
+@pytest.fixture(scope="module")
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    asked: Setting = request.param
+    runners = _runners(asked.kind, asked.architecture)
+    yield Served(_expected(asked.architecture, asked.sampling), *runners, _CRAMPED)
+    for runner in runners:
+        assert runner.prefix_counts.held_blocks == 0
+        assert runner.tokens_held_again == 0
 
 
 def _few(served: Served) -> dict[str, Generation]:
@@ -116,7 +161,7 @@ def in_any_chunks(served: Served) -> Answers:
 
 
 def preempted(served: Served) -> Answers:
-    small = SmallCache(served.runner, cache_token_count=_CONTEXT)
+    small = SmallCache(served.cramped, cache_token_count=served.cramped_tokens)
     answers = all_at_once(small, _few(served))
     assert small.opened > len(_LONG), "nobody was put off"
     return answers
@@ -142,11 +187,11 @@ def prefix_cached(served: Served) -> Answers:
 
 
 def prefix_cached_and_preempted(served: Served) -> Answers:
-    small = SmallCache(served.sharing, cache_token_count=_CONTEXT)
-    before = served.sharing.prefix_counts.hit_tokens
+    small = SmallCache(served.cramped_sharing, cache_token_count=served.cramped_tokens)
+    before = served.cramped_sharing.prefix_counts.hit_tokens
     answers = all_at_once(small, _few(served))
     assert small.opened > len(_LONG), "nobody was put off"
-    assert served.sharing.prefix_counts.hit_tokens > before
+    assert served.cramped_sharing.prefix_counts.hit_tokens > before
     return answers
 
 
@@ -176,7 +221,26 @@ WAYS = (
 )
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+_OF_PAGED = (
+    mixed_64_at_once,
+    joining_and_leaving_at_random,
+    in_any_chunks,
+    preempted,
+    prefix_cached_and_preempted,
+    prefix_cached_and_resumed,
+)  # what its blocks could change; the rest is the engine's and the sampler's, for which slots stand
+
+
+def _cases() -> Iterator[Any]:
+    for architecture in ARCHITECTURES:
+        for kind, samplings, ways in (("slots", tuple(SAMPLINGS), WAYS), ("paged", ("drawn",), _OF_PAGED)):
+            for sampling in samplings:
+                for way in ways:
+                    name = f"{kind}-{sampling}-{architecture}-{way.__name__}"
+                    yield pytest.param(Setting(kind, architecture, sampling), way, id=name)
+
+
+@pytest.mark.parametrize(("served", "way"), list(_cases()), indirect=["served"], scope="module")
 def test_the_answer_is_that_of_generate(
     served: Served, way: Callable[[Served], Answers], record_property: Callable[[str, object], None]
 ) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from inference_svc.engine.runner import OutOfDeviceMemory, Row
 from inference_svc.models.generation_runner import PackedGenerationRunner
+from inference_svc.models.paged_steps import PagedSettings
 from inference_svc.requests import OutputDetail, Sampling
 from support.driving import Driver, generation
 from support.generation_models import build_model
@@ -22,12 +23,13 @@ def _prompt(length: int, seed: int = 0) -> list[int]:
     return [whims.randrange(4, 500) for _ in range(length)]
 
 
+@pytest.mark.parametrize("paged", [None, PagedSettings(1200)])
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
-def test_prompt_logprobs_are_the_models_own_in_any_chunks(chunk: int) -> None:
+def test_prompt_logprobs_are_the_models_own_in_any_chunks(chunk: int, paged: PagedSettings | None) -> None:
     prompt = _prompt(90)
     detail = OutputDetail(logprobs=True, top_logprob_count=2, prompt_logprobs=True)
     asked = {"asks": generation(prompt, 3, detail=detail), "does not": generation(_prompt(50, 1), 3)}
-    answers = Driver(_runner(), chunk=chunk).run(asked)
+    answers = Driver(_runner(paged=paged), chunk=chunk).run(asked)
     told = answers["asks"].told[0].prompt_logprobs
     with torch.inference_mode():
         expected = torch.log_softmax(build_model("llama")(input_ids=torch.tensor([prompt])).logits[0], -1)

@@ -4,7 +4,15 @@ import pytest
 import torch
 from inference_svc.errors import ModelLoadError
 from inference_svc.model import ModelSpec, PrefixSharing
-from inference_svc.models.placement import CacheShape, Placement, cache_shape, encoder_step_tokens, placement_of
+from inference_svc.models.placement import (
+    CacheShape,
+    PagedShape,
+    Placement,
+    cache_shape,
+    encoder_step_tokens,
+    paged_shape,
+    placement_of,
+)
 from inference_svc.requests import Task
 from transformers import LlamaConfig
 
@@ -50,6 +58,14 @@ def test_a_long_context_is_cut_where_memory_holds_few_of_it_and_one_slot_is_alwa
 def test_a_cache_that_holds_no_context_is_refused_with_what_it_would_take() -> None:
     with pytest.raises(ModelLoadError, match="raise it to 1024"):
         cache_shape(spec(cache_token_count=1000, max_context_tokens=1000), SMALL, CPU, model_limit=4096)
+
+
+def test_slots_of_a_shared_cache_cost_nothing_and_its_context_is_the_models_own_where_none_is_asked_for() -> None:
+    gpu = Placement(torch.device("cuda"), torch.bfloat16)
+    assert paged_shape(spec(), gpu, model_limit=131_072) == PagedShape(256, 131_072, None, 2048)
+    asked = spec(max_context_tokens=9000, slot_count=3, cache_token_count=20_000)
+    assert paged_shape(asked, gpu, model_limit=131_072) == PagedShape(3, 9000, 20_000, 9000)
+    assert paged_shape(asked, gpu, model_limit=512) == PagedShape(3, 512, 20_000, 512)
 
 
 def test_a_step_of_an_encoder_takes_its_longest_input() -> None:

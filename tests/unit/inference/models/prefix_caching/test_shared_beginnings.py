@@ -10,20 +10,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inference_svc.engine.runner import Row
 from inference_svc.models.generation_runner import PackedGenerationRunner
+from inference_svc.models.paged_steps import PagedSettings
 from inference_svc.models.prefix_store import BLOCK_TOKENS, PrefixSettings
 from inference_svc.requests import Context, Generation, OutputDetail, Sampling
 from support.driving import Driver, generation
 from support.engine_ways import SmallCache, all_at_once, one_by_one
 from support.generation_models import build_model
+from transformers import PreTrainedModel
 
 _CONTEXT = 320
 _DETAIL = OutputDetail(logprobs=True, top_logprob_count=2)
 
 
-def _runner(blocks: int = 64, slots: int = 8, *, shares_answers: bool = True) -> PackedGenerationRunner:
+_of_both = pytest.mark.parametrize("kind", ["slots", "paged"])
+"""Copied between slots, or held by several."""
+
+
+def _runner(
+    blocks: int = 64,
+    slots: int = 8,
+    *,
+    kind: str = "slots",
+    shares_answers: bool = True,
+    model: PreTrainedModel | None = None,
+) -> PackedGenerationRunner:
+    """A paged cache has as many tokens more as all slots hold."""
     torch.set_num_threads(1)
     prefix = PrefixSettings(blocks * BLOCK_TOKENS, shares_answers)
-    return PackedGenerationRunner(build_model("llama"), slot_count=slots, max_context_tokens=_CONTEXT, prefix=prefix)
+    tokens = blocks * BLOCK_TOKENS + slots * _CONTEXT
+    paged = PagedSettings(tokens, shares=blocks > 0, shares_answers=shares_answers) if kind == "paged" else None
+    model = model or build_model("llama")
+    return PackedGenerationRunner(model, slot_count=slots, max_context_tokens=_CONTEXT, prefix=prefix, paged=paged)
 
 
 @pytest.fixture(scope="module")
@@ -47,39 +64,44 @@ def _found(runner: PackedGenerationRunner, asked: Generation) -> int:
     return found
 
 
-def test_a_tenant_never_finds_what_another_computed() -> None:
-    runner, asked = _runner(), generation(_ids(100), 20)
+@_of_both
+def test_a_tenant_never_finds_what_another_computed(kind: str) -> None:
+    runner, asked = _runner(kind=kind), generation(_ids(100), 20)
     one_by_one(runner, {"first": _of("a", asked)})
     assert _found(runner, _of("a", asked)) == 96
     assert _found(runner, _of("b", asked)) == 0
     assert _found(runner, asked) == 0
 
 
+@_of_both
 @pytest.mark.parametrize(("shares_answers", "found"), [(True, 112), (False, 96)])
 def test_the_next_turn_finds_the_turn_before_and_its_answer_where_answers_are_shared(
-    shares_answers: bool, found: int
+    shares_answers: bool, found: int, kind: str
 ) -> None:
-    runner, prompt = _runner(shares_answers=shares_answers), _ids(100)
+    runner, prompt = _runner(kind=kind, shares_answers=shares_answers), _ids(100)
     answer = one_by_one(runner, {"turn 1": generation(prompt, 20)})["turn 1"]
     second = generation([*prompt, *answer, *_ids(10, seed=1)], 5)
     assert _found(runner, second) == found
 
 
+@_of_both
 @pytest.mark.parametrize("shares_answers", [True, False])
-def test_a_resumed_answer_finds_its_own_tokens(shares_answers: bool) -> None:
-    runner, prompt = _runner(shares_answers=shares_answers), _ids(40)
+def test_a_resumed_answer_finds_its_own_tokens(shares_answers: bool, kind: str) -> None:
+    runner, prompt = _runner(kind=kind, shares_answers=shares_answers), _ids(40)
     answer = one_by_one(runner, {"first": generation(prompt, 40)})["first"]
     assert _found(runner, generation(prompt, 60, resumed_ids=answer[:30])) == 64
 
 
-def test_at_least_one_token_is_computed() -> None:
-    runner, asked = _runner(), generation(_ids(64), 2)
+@_of_both
+def test_at_least_one_token_is_computed(kind: str) -> None:
+    runner, asked = _runner(kind=kind), generation(_ids(64), 2)
     one_by_one(runner, {"first": asked})
     assert _found(runner, asked) == 48
 
 
-def test_a_prompt_whose_logprobs_are_asked_for_is_computed_whole_and_others_find_it() -> None:
-    runner = _runner()
+@_of_both
+def test_a_prompt_whose_logprobs_are_asked_for_is_computed_whole_and_others_find_it(kind: str) -> None:
+    runner = _runner(kind=kind)
     asked = generation(_ids(64), 2, detail=OutputDetail(logprobs=True, prompt_logprobs=True))
     for _ in range(2):
         assert runner.open(0, asked) == 0
@@ -89,8 +111,9 @@ def test_a_prompt_whose_logprobs_are_asked_for_is_computed_whole_and_others_find
     assert _found(runner, generation(_ids(64), 2)) == 48
 
 
-def test_requests_that_come_together_compute_their_common_beginning_once() -> None:
-    runner, beginning = _runner(), _ids(256)
+@_of_both
+def test_requests_that_come_together_compute_their_common_beginning_once(kind: str) -> None:
+    runner, beginning = _runner(kind=kind), _ids(256)
     asked = {f"r{number}": generation([*beginning, *_ids(8, seed=number + 1)], 2) for number in range(8)}
     counted = SmallCache(runner)
     all_at_once(counted, asked, step_token_budget=128)
@@ -124,21 +147,23 @@ def _numbers(runner: PackedGenerationRunner, asked: Mapping[str, Generation]) ->
     return {name: [(told.token_id, told.logprob, told.top) for told in each.told] for name, each in answers.items()}
 
 
-def test_what_was_computed_from_a_number_that_is_none_is_not_kept() -> None:
+@_of_both
+def test_what_was_computed_from_a_number_that_is_none_is_not_kept(kind: str) -> None:
     model = build_model("llama")
-    runner = PackedGenerationRunner(
-        model, slot_count=2, max_context_tokens=_CONTEXT, prefix=PrefixSettings(64 * BLOCK_TOKENS)
-    )
+    runner = _runner(slots=2, kind=kind, model=model)
     with torch.inference_mode():
         model.get_input_embeddings().weight[77] = float("nan")
-    prompt = [*_ids(20), 77, *_ids(43)]
+    prompt, fine = [*_ids(20), 77, *_ids(43)], _ids(64, seed=2)
     runner.open(0, generation(prompt, 2))
-    runner.step([Row(0, 0, prompt[:48], False, 0)])
+    runner.open(1, generation(fine, 2))
+    runner.step([Row(0, 0, prompt[:48], False, 0), Row(1, 0, fine[:48], False, 0)])
     told = runner.step([Row(0, 48, prompt[48:], True, 0)])[0]
     assert told is not None
     assert not told.finite
     runner.close(0)
+    runner.close(1)
     assert _found(runner, generation(prompt, 2)) == 0
+    assert _found(runner, generation(fine, 2)) == 48
 
 
 @settings(max_examples=25, deadline=None)
@@ -173,8 +198,9 @@ def test_what_was_used_longest_ago_goes_first(small: PackedGenerationRunner) -> 
     assert [_found(small, each) for each in (first, second, third)] == [48, 0, 48]
 
 
-def test_nothing_is_kept_where_it_is_turned_off() -> None:
-    runner, asked = _runner(0), generation(_ids(64), 2)
+@_of_both
+def test_nothing_is_kept_where_it_is_turned_off(kind: str) -> None:
+    runner, asked = _runner(0, kind=kind), generation(_ids(64), 2)
     one_by_one(runner, {"first": asked})
     assert _found(runner, asked) == 0
     assert runner.prefix_counts.cached_blocks == 0

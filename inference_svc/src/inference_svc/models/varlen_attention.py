@@ -1,0 +1,171 @@
+"""Attention that reads the blocks where they lie, by torch's variable-length attention. CUDA, bfloat16 and float16.
+
+Its kernel (FlashAttention 2) wants blocks of a multiple of 256 tokens and heads of a multiple of 8 up to 256. It is
+always told to make one pass over the keys: several are faster for a few long sequences, but then what a sequence gets
+depends on its neighbours, and for packed rows torch computes them wrongly (pytorch#194167).
+"""
+
+import logging
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
+
+import torch
+
+from inference_svc.models.attention_kernel import Scoring
+from inference_svc.models.gathered_attention import GatheredAttention
+from inference_svc.models.paged_attention import PagedKernel, PagedLayout
+from inference_svc.models.paged_plan import Chunk
+from inference_svc.models.step_buffers import StepBuffers, StepShape
+
+_log = logging.getLogger(__name__)
+
+_BLOCK_TOKENS = 256
+_WANTED_OF_TORCH = {"block_table", "seqused_k", "num_splits", "enable_gqa", "return_aux"}
+_ALLOWED_DIFFERENCE = 3e-2
+
+
+class VarlenAttention:
+    """A PagedKernel."""
+
+    reads_in_place = True
+
+    def __init__(self, function: Callable[..., Any], with_logsumexp: Any, *, takes_sinks: bool = False) -> None:
+        """`function` is torch's; `with_logsumexp` asks it for the logarithms of its sums as well."""
+        self.block_tokens = _BLOCK_TOKENS
+        self._function = function
+        self._with_logsumexp = with_logsumexp
+        self._takes_sinks = takes_sinks
+
+    @classmethod
+    def where_right(cls, dtype: torch.dtype, device: torch.device) -> "VarlenAttention | None":
+        """None for other devices and number types, where torch is older, and where what it gives here is wrong."""
+        if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+            return None
+        try:
+            from torch.nn.attention.varlen import AuxRequest, varlen_attn
+        except ImportError:
+            return None
+        if not set(signature(varlen_attn).parameters) >= _WANTED_OF_TORCH:
+            return None
+        for takes_sinks in (True, False):
+            kernel = cls(varlen_attn, AuxRequest(lse=True), takes_sinks=takes_sinks)
+            difference = difference_from_plain(kernel, dtype, device, with_sinks=takes_sinks)
+            if difference <= _ALLOWED_DIFFERENCE:
+                return kernel
+            _log.warning("torch's paged attention is not right here (sinks: %s): off by %g", takes_sinks, difference)
+        return None
+
+    def takes(self, query: torch.Tensor, values: torch.Tensor, scoring: Scoring) -> bool:
+        dimension = query.shape[-1]
+        return (
+            scoring.softcap is None
+            and (scoring.sinks is None or self._takes_sinks)
+            and dimension == values.shape[-1]
+            and dimension % 8 == 0
+            and dimension <= 256
+        )
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        layout: PagedLayout,
+        window: int | None,
+        scoring: Scoring,
+    ) -> torch.Tensor:
+        """Single tokens apart from chunks: alone, queries that share a key head read it once."""
+        step, singles, rows = layout.step, layout.singles, len(layout.step.key_counts)
+        parts = []
+        if singles:
+            of = (0, singles, 0, singles, 1)
+            parts.append(self._attend_rows(query, keys, values, layout, window, scoring, *of))
+        if rows > singles:
+            of = (singles, rows, singles, len(step.token_ids), layout.longest_chunk)
+            parts.append(self._attend_rows(query, keys, values, layout, window, scoring, *of))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _attend_rows(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        layout: PagedLayout,
+        window: int | None,
+        scoring: Scoring,
+        first: int,
+        last: int,
+        first_token: int,
+        last_token: int,
+        longest: int,
+    ) -> torch.Tensor:
+        step = layout.step
+        before = step.query_ends[first : last + 1]
+        keys_before = step.key_ends[first : last + 1]
+        # A lone query at the end of its keys sees them all without being told that it is causal.
+        left, right = (-1 if window is None else window - 1), (-1 if window is None and longest == 1 else 0)
+        answer = self._function(
+            query[first_token:last_token],
+            keys,
+            values,
+            before - first_token if first else before,
+            keys_before - keys_before[0] if first else keys_before,
+            longest,
+            layout.longest_keys,
+            scale=scoring.scaling,
+            window_size=(left, right),
+            enable_gqa=query.shape[1] != keys.shape[2],
+            seqused_k=step.key_counts[first:last],
+            block_table=step.table[first:last],
+            num_splits=1,
+            return_aux=None if scoring.sinks is None else self._with_logsumexp,
+        )
+        if scoring.sinks is None:
+            attended: torch.Tensor = answer
+            return attended
+        attended, logsumexp = answer  # the latter (heads, tokens)
+        share = torch.sigmoid(logsumexp - scoring.sinks.to(logsumexp.dtype)[:, None])
+        return attended * share.T[:, :, None].to(attended.dtype)
+
+
+def difference_from_plain(kernel: PagedKernel, dtype: torch.dtype, device: torch.device, *, with_sinks: bool) -> float:
+    """How far the kernel is from the plain definition, over single rows and chunks with and without a window; infinite
+    where it raises."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype)
+
+    heads, key_heads, dimension, size = 6, 2, 64, kernel.block_tokens
+    keys, values = drawn(7, size, key_heads, dimension), drawn(7, size, key_heads, dimension)
+    layout = _layout_for_check(size, device)
+    query = drawn(len(layout.step.token_ids), heads, dimension)
+    sinks = drawn(heads) if with_sinks else None
+    worst = 0.0
+    for window in (None, 40):
+        scoring = Scoring(None, None, sinks)
+        expected = GatheredAttention(size).attend(query, keys, values, layout, window, scoring)
+        try:
+            found = kernel.attend(query, keys, values, layout, window, scoring)
+        except (RuntimeError, TypeError, ValueError) as error:
+            _log.warning("torch's paged attention does not run here: %s", error)
+            return float("inf")
+        difference = (found - expected).float().abs().max() / expected.float().abs().max()
+        worst = max(worst, float(difference) if bool(found.isfinite().all()) else float("inf"))
+    return worst
+
+
+def _layout_for_check(size: int, device: torch.device) -> PagedLayout:
+    """Two single rows, then chunks of 5 and 70 tokens, over one to three blocks each."""
+    counts, lengths = [2 * size + 3, 9, size + 7, 70], [1, 1, 5, 70]
+    buffers = StepBuffers(StepShape(sum(lengths), len(counts), 3, 0), device)
+    host = buffers.host
+    host.table[:] = [[5, 0, 3], [1, 6, 6], [2, 4, 6], [6, 6, 6]]
+    host.key_counts[:] = counts
+    for at, (length, count) in enumerate(zip(lengths, counts, strict=True)):
+        host.query_ends[at + 1] = host.query_ends[at] + length
+        host.key_ends[at + 1] = host.key_ends[at] + count
+    buffers.send()
+    chunks = (Chunk(2, 7, 2, size + 2), Chunk(7, 77, 3, 0))
+    return PagedLayout(buffers.device, 2, chunks, 70, max(counts))

@@ -1,0 +1,300 @@
+"""What `load.gpu` measures, part by part. Each gives rows of a table; times are medians, references of the same run."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from inference_svc.engine.runner import Row
+from inference_svc.models.decode_graphs import CannotRecord, Repeat
+from inference_svc.models.generation_runner import PackedGenerationRunner
+from inference_svc.models.paged_steps import PagedSettings, PagedSteps
+from inference_svc.requests import Sampling
+from support.driving import Driver, generation
+from support.generation_models import ARCHITECTURES, build_model
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+
+Rows = list[dict[str, Any]]
+_NEAR_TIE = 1e-3
+_COSINE_LOST = 0.01  # against the plain model in the same number type
+_PERPLEXITY_LOST = 0.03
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large everything is."""
+
+    hidden: int = 1536
+    intermediate: int = 4096
+    layers: int = 24
+    heads: int = 24
+    key_heads: int = 8
+    vocabulary: int = 32_000
+    batches: tuple[int, ...] = (1, 8, 64, 256)
+    gap_batch: int = 64
+    prompt: int = 128
+    steps: int = 40
+    prefill: int = 4096
+    matrix: int = 8192
+    copied_bytes: int = 1 << 31
+    architectures: tuple[str, ...] = tuple(ARCHITECTURES)
+
+
+TINY = Scale(64, 96, 2, 4, 2, 512, (1, 4), 4, 24, 3, 128, 256, 1 << 24, ("llama", "mistral_windowed", "gpt_oss_sinks"))
+
+
+class NoRecorder:
+    """Every step is led by the host."""
+
+    def record(self, compute: Repeat) -> Repeat:
+        raise CannotRecord("graphs are off in this part")
+
+
+def wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def median_seconds(device: torch.device, work: Callable[[], object], times: int) -> float:
+    taken = []
+    for _ in range(times + 2):
+        wait_for(device)
+        began = time.perf_counter()
+        work()
+        wait_for(device)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken[2:])
+
+
+def bandwidth(device: torch.device, scale: Scale) -> float:
+    """Bytes a second that a copy reads and writes."""
+    source = torch.ones(scale.copied_bytes // 4, device=device)
+    target = torch.empty_like(source)
+    return 2 * scale.copied_bytes / median_seconds(device, lambda: target.copy_(source), 10)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, scale: Scale) -> float:
+    """Floating-point operations a second of one large matrix product."""
+    left = torch.randn(scale.matrix, scale.matrix, device=device, dtype=dtype)
+    right = torch.randn_like(left)
+    return 2 * scale.matrix**3 / median_seconds(device, lambda: left @ right, 10)
+
+
+def made_llama(device: torch.device, dtype: torch.dtype, scale: Scale) -> PreTrainedModel:
+    """About 0.7 B parameters at full scale, by seed."""
+    torch.manual_seed(1234)
+    config = LlamaConfig(
+        vocab_size=scale.vocabulary,
+        hidden_size=scale.hidden,
+        intermediate_size=scale.intermediate,
+        num_hidden_layers=scale.layers,
+        num_attention_heads=scale.heads,
+        num_key_value_heads=scale.key_heads,
+        max_position_embeddings=8192,
+        tie_word_embeddings=False,
+        bos_token_id=1,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    with device:
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+
+def serving(
+    model: PreTrainedModel, device: torch.device, dtype: torch.dtype, scale: Scale, **settings: Any
+) -> PackedGenerationRunner:
+    slots = max(*scale.batches, scale.gap_batch)
+    context = -(-max(scale.prefill, scale.prompt + 4 * scale.steps + 64) // 256) * 256
+    tokens = max(slots * -(-(scale.prompt + 2 * scale.steps + 16) // 256) * 256, 2 * context)
+    runner = PackedGenerationRunner(
+        model,
+        slot_count=slots,
+        max_context_tokens=context,
+        device=device,
+        dtype=dtype,
+        prepack=False,
+        paged=PagedSettings(tokens, shares=False, **settings),
+    )
+    runner.warm_up()
+    return runner
+
+
+@contextmanager
+def decoding(runner: PackedGenerationRunner, count: int, scale: Scale) -> Iterator[Callable[[], None]]:
+    """`count` sequences behind their prompts; each call is one more step of all of them. Half of them are drawn."""
+    lengths = [scale.prompt] * count
+    last = [5] * count
+    for slot in range(count):
+        sampling = Sampling(temperature=float(slot % 2), top_p=0.9 if slot % 2 else 1.0, seed=slot)
+        runner.open(slot, generation([7 + slot % 50] * scale.prompt, 10_000, sampling=sampling))
+    for first in range(0, count, 16):
+        part = range(first, min(first + 16, count))
+        told = runner.step([Row(slot, 0, [7 + slot % 50] * scale.prompt, True, 0) for slot in part])
+        for slot, token in zip(part, told, strict=True):
+            last[slot] = 5 if token is None else token.token_id
+
+    def step() -> None:
+        rows = [Row(slot, lengths[slot], [last[slot]], True, lengths[slot] - scale.prompt + 1) for slot in range(count)]
+        for slot, token in enumerate(runner.step(rows)):
+            lengths[slot] += 1
+            last[slot] = 5 if token is None else token.token_id
+
+    try:
+        yield step
+    finally:
+        for slot in range(count):
+            runner.close(slot)
+
+
+def decode_rows(runner: PackedGenerationRunner, model: PreTrainedModel, rate: float, scale: Scale, graphs: str) -> Rows:
+    """Step time at each batch size, over the time that reading weights and cache takes at the copy's bandwidth."""
+    device = model.device
+    weights = sum(parameter.nbytes for parameter in model.parameters()) - model.get_input_embeddings().weight.nbytes
+    per_token = runner.cache_byte_count // (runner.cache_token_count + runner.cache_block_tokens)
+    rows: Rows = []
+    for batch in scale.batches:
+        with decoding(runner, batch, scale) as step:
+            seconds = median_seconds(device, step, scale.steps)
+        floor = (weights + batch * (scale.prompt + scale.steps // 2) * per_token) / rate
+        rows.append(
+            {
+                "part": f"decode, graphs {graphs}",
+                "what": f"batch {batch}",
+                "milliseconds": seconds * 1e3,
+                "floor_milliseconds": floor * 1e3,
+                "times_the_floor": seconds / floor,
+                "tokens_per_second": batch / seconds,
+            }
+        )
+    return rows
+
+
+def prefill_row(runner: PackedGenerationRunner, model: PreTrainedModel, rate: float, scale: Scale) -> Rows:
+    """One prompt in one step, over the rate of a large matrix product."""
+    prompt = [7] * scale.prefill
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters -= model.get_input_embeddings().weight.numel() + model.get_output_embeddings().weight.numel()
+    attention = 2 * scale.layers * scale.hidden * scale.prefill  # of a token that sees half of the prompt
+    operations = scale.prefill * (2 * parameters + attention)
+
+    def compute() -> None:
+        runner.open(0, generation(prompt, 2))
+        try:
+            runner.step([Row(0, 0, prompt, True, 0)])
+        finally:
+            runner.close(0)
+
+    seconds = median_seconds(model.device, compute, 8)
+    return [
+        {
+            "part": "prefill",
+            "what": f"{scale.prefill} tokens in a step",
+            "milliseconds": seconds * 1e3,
+            "tokens_per_second": scale.prefill / seconds,
+            "share_of_matrix_rate": operations / seconds / rate,
+        }
+    ]
+
+
+def host_gap_row(runner: PackedGenerationRunner, device: torch.device, scale: Scale) -> Rows:
+    """What of a step the device computes nothing: kernels' time by the profiler, the step's without it."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with decoding(runner, scale.gap_batch, scale) as step:
+        wall = median_seconds(device, step, scale.steps)
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+            for _ in range(scale.steps):
+                step()
+            wait_for(device)
+    busy = sum(event.self_device_time_total for event in seen.key_averages()) / 1e6 / scale.steps
+    return [
+        {
+            "part": "host gap",
+            "what": f"batch {scale.gap_batch}",
+            "milliseconds": wall * 1e3,
+            "device_milliseconds": busy * 1e3,
+            "gap_share": 1 - busy / wall,
+        }
+    ]
+
+
+def exact_rows(architecture: str, device: torch.device) -> Rows:
+    """float32, greedy, chunked: the tokens of `generate` on the same device."""
+    plain = build_model(architecture).to(device)
+    paged = PagedSettings(8 * 256)
+    runner = PackedGenerationRunner(
+        build_model(architecture), slot_count=8, max_context_tokens=256, device=device, prepack=False, paged=paged
+    )
+    runner.warm_up()
+    lengths = (1, 3, 17, 40, 64, 100, 130, 9)
+    asked = {
+        f"r{index}": generation([(7 * index + 13 * at) % 490 + 4 for at in range(length)], 16)
+        for index, length in enumerate(lengths)
+    }
+    equal = near_ties = 0
+    for each in Driver(runner, chunk=50).run(asked).values():
+        ids = torch.tensor([each.asked.prompt_ids], device=device)
+        with torch.inference_mode():
+            made = plain.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)
+            wanted = made[0, ids.shape[1] :].tolist()
+            if each.output_ids == wanted:
+                equal += 1
+                continue
+            first = next(at for at, pair in enumerate(zip(each.output_ids, wanted, strict=True)) if pair[0] != pair[1])
+            best = plain(input_ids=made[:, : ids.shape[1] + first]).logits[0, -1].float().topk(2).values
+            near_ties += int(float(best[0] - best[1]) < _NEAR_TIE)
+    row = {"part": "exact, float32", "what": architecture, "equal": equal, "near_ties": near_ties, "of": len(lengths)}
+    return [row | {"passed": equal + near_ties == len(lengths)}]
+
+
+def close_rows(architecture: str, device: torch.device, dtype: torch.dtype) -> Rows:
+    """Half precision against the plain float32 model: how alike the logits are, and the perplexity of a text; beside
+    them the plain model of the same number type."""
+    ids = [(13 * at) % 490 + 4 for at in range(300)]
+    row = torch.tensor([ids], device=device)
+    with torch.inference_mode():
+        exact = build_model(architecture).to(device)(input_ids=row, use_cache=False).logits[0].float()
+        model = build_model(architecture, dtype).to(device)
+        plain = model(input_ids=row, use_cache=False).logits[0].float()
+        steps = PagedSteps(model, 2, 512, PagedSettings(4 * 512))
+        steps.bind()
+        steps.settle(lambda logits: None)
+        lengths, found, start = {0: 200}, [], 0
+        for end in (120, 200, *range(201, 301)):
+            packed_end = steps.lay([Row(0, start, ids[start:end], True, 0)], lengths)[0]
+            found.append(steps.forward(range(packed_end - (end - start), packed_end)).clone())
+            start = end
+        steps.close(0)
+    packed, whole = torch.cat(found), _perplexity(exact, row[0])
+    told: dict[str, Any] = {
+        "part": f"close, {str(dtype).removeprefix('torch.')}",
+        "what": architecture,
+        "cosine": _cosine(packed, exact),
+        "plain_cosine": _cosine(plain, exact),
+        "perplexity_ratio": _perplexity(packed, row[0]) / whole,
+        "plain_perplexity_ratio": _perplexity(plain, row[0]) / whole,
+    }
+    is_close = told["cosine"] > told["plain_cosine"] - _COSINE_LOST
+    alike = abs(told["perplexity_ratio"] / told["plain_perplexity_ratio"] - 1) < _PERPLEXITY_LOST
+    return [told | {"passed": is_close and alike}]
+
+
+def _cosine(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The least of all positions but one in a hundred."""
+    return float(torch.nn.functional.cosine_similarity(found, expected, dim=-1).quantile(0.01))
+
+
+def _perplexity(logits: torch.Tensor, ids: torch.Tensor) -> float:
+    return float(torch.nn.functional.cross_entropy(logits[:-1], ids[1:]).exp())
+
+
+def repeat_row(runner: PackedGenerationRunner, led: PackedGenerationRunner, scale: Scale) -> Rows:
+    """Recorded steps give the tokens of steps that the host leads."""
+    asked = {f"r{index}": generation([11 + index] * (5 + 9 * index), 24) for index in range(min(8, runner.slot_count))}
+    recorded = {name: each.output_ids for name, each in Driver(runner).run(asked).items()}
+    same = {name: each.output_ids for name, each in Driver(led).run(asked).items()}
+    equal = sum(recorded[name] == same[name] for name in asked)
+    return [{"part": "graphs", "what": "answers equal to those of led steps", "equal": equal, "of": len(asked)}]

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from inference_svc.engine.costs import StepCosts
 from inference_svc.engine.plans import GenerationLimits
 from inference_svc.engine.scheduler import GenerationScheduler
-from inference_svc.errors import DeadlineExpired
+from inference_svc.errors import DeadlineExpired, DeadlineInfeasible, SeamError
 from inference_svc.requests import Context, Event, Failed, Finished, Generation, Priority, Tokens
 from support.echo import EchoRunner, EchoTokenizer
 from support.outlets import generation
@@ -137,8 +137,16 @@ class SchedulerLaws(RuleBasedStateMachine):
                 case Finished() | Failed():
                     known.end = event
                     if isinstance(event, Failed):
-                        assert isinstance(event.error, DeadlineExpired)
-                        assert known.deadline() <= self.now
+                        self.check_failure(known, event.error)
+
+    def check_failure(self, known: Known, error: SeamError) -> None:
+        """Nothing fails but by its deadline: when that is over, or, before anything was given, when it will be."""
+        if isinstance(error, DeadlineInfeasible):
+            assert not known.ids
+            assert known.deadline() < float("inf")
+            return
+        assert isinstance(error, DeadlineExpired)
+        assert known.deadline() <= self.now
 
     def close(self) -> None:
         for slot in self.scheduler.take_closed():

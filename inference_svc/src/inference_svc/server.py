@@ -7,14 +7,19 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from seam_telemetry.providers import telemetry_of
+
 from inference_svc.admission import Admission, AdmissionLimits
 from inference_svc.catalogue import Catalogue
 from inference_svc.engine.engine import Engine
 from inference_svc.engine.settings import EngineSettings
 from inference_svc.loader import Load, SimpleLoader
 from inference_svc.loading import ModelLoader
+from inference_svc.observing import UNOBSERVED
 from inference_svc.residency import Residency
 from inference_svc.settings import Settings
+from inference_svc.telemetry.instruments import EngineGauges
+from inference_svc.telemetry.observer import Watching, observer_of
 from inference_svc.wire.calls import Calls
 from inference_svc.wire.grpc_server import SERVICES, bind, grpc_server
 from inference_svc.wire.health import Health
@@ -30,23 +35,35 @@ class InferenceServer:
     """A running server. `serve` makes one and owns its end."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, admission: Admission, catalogue: Catalogue, residency: Residency
+        self,
+        settings: Settings,
+        engine: Engine,
+        admission: Admission,
+        catalogue: Catalogue,
+        residency: Residency,
+        replica_id: str,
+        watching: Watching | None,
     ) -> None:
-        self.replica_id = uuid.uuid4().hex
+        self.replica_id = replica_id
+        self.metrics_address = ""
         self.engine = engine
         self.catalogue = catalogue
         self.residency = residency
         self.addresses: tuple[str, ...] = ()
         self.health = Health(SERVICES)
-        self.calls = Calls(engine, admission)
+        observer = watching or UNOBSERVED
+        self.calls = Calls(engine, admission, observer=observer)
         limits = SessionLimits(settings.max_live_requests, settings.heartbeat_seconds)
-        self.session_service = SessionService(engine, admission, catalogue, limits, self.replica_id, time.monotonic)
+        self.session_service = SessionService(
+            engine, admission, catalogue, limits, self.replica_id, time.monotonic, observer
+        )
         self.grpc = grpc_server(
             InferenceServicer(self.session_service, self.calls, admission, time.monotonic),
             ModelServicer(catalogue, residency, may_change=settings.models_may_change),
             self.health,
             settings.max_message_bytes,
             AllowedPeers(settings.link_clients) if settings.link_files else None,
+            watching.called if watching else None,
         )
         self.loading: asyncio.Task[None] | None = None
         self._died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -108,12 +125,18 @@ async def serve(settings: Settings, *, load: Load | None = None) -> AsyncIterato
 
     async with AsyncExitStack() as stack:
         admission = stack.enter_context(Admission(catalogue, limits, time.monotonic))
-        engine = Engine(settings=_engine_settings(settings), died=died, wanted=wanted)
+        telemetry = stack.enter_context(telemetry_of(settings.telemetry))
+        replica_id = uuid.uuid4().hex
+        watching = observer_of(telemetry, replica_id)
+        observer = watching or UNOBSERVED
+        engine = Engine(settings=_engine_settings(settings), died=died, wanted=wanted, observer=observer)
+        EngineGauges(engine, catalogue).watch(telemetry.meter)
         engine.start()
         stack.push_async_callback(asyncio.to_thread, engine.stop)
         residency = Residency(engine, catalogue, loader)
         stack.push_async_callback(residency.close)
-        server = InferenceServer(settings, engine, admission, catalogue, residency)
+        server = InferenceServer(settings, engine, admission, catalogue, residency, replica_id, watching)
+        server.metrics_address = telemetry.metrics_address
         stack.push_async_callback(_end, losing)
         await server.health.starting()
         tls = (

@@ -2,11 +2,13 @@
 
 import ipaddress
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from seam_telemetry.settings import TelemetrySettings, TelemetrySettingsError, read_telemetry_settings
 
 from inference_svc.model import ModelSpec, PrefixSharing
 from inference_svc.requests import Task
@@ -33,6 +35,7 @@ class Settings(BaseSettings):
     by anyone on this machine if it listens to nobody else, by nobody otherwise.
     `link_ca`, `link_certificate` and `link_key` are PEM files and go together; then only clients whose certificate has
     one of `link_clients` as a subject alternative name are answered on TCP ("*": all that the authority signed).
+    `telemetry` has variables of its own: seam_telemetry.settings.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True)
@@ -81,6 +84,7 @@ class Settings(BaseSettings):
     allow_model_control: bool | None = None
     admission_threads: int = Field(default=2, ge=1)
     max_waiting_admissions: int = Field(default=256, ge=1)
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @field_validator("listen")
     @classmethod
@@ -159,10 +163,18 @@ class Settings(BaseSettings):
         )
 
 
+def telemetry_settings(environment: Mapping[str, str]) -> TelemetrySettings:
+    """What this server tells, and to whom. Raises SettingsError."""
+    try:
+        return read_telemetry_settings(environment, "seam-inference", f"{PREFIX}INFERENCE_METRICS_LISTEN")
+    except TelemetrySettingsError as error:
+        raise SettingsError(str(error)) from error
+
+
 def read_settings(**overrides: Any) -> Settings:
     """The environment's settings; `overrides` go before it. Raises SettingsError with every variable that is wrong."""
     try:
-        return Settings(**overrides)
+        return Settings(**{"telemetry": overrides.get("telemetry") or telemetry_settings(os.environ), **overrides})
     except ValidationError as error:
         raise SettingsError("; ".join(_told(found) for found in error.errors())) from error
 

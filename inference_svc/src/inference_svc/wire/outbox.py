@@ -19,6 +19,8 @@ class Outbox:
         self._columns = columns
         self._pending: dict[int, list[Event]] = {}  # per request, in order; requests by their oldest news
         self._refusals: deque[tuple[int, Failed]] = deque()
+        self.last_requests = 0
+        """How many requests the last frame has news of."""
 
     def __bool__(self) -> bool:
         return bool(self._pending or self._refusals)
@@ -38,6 +40,7 @@ class Outbox:
     def fill(self, frame: session_pb.SessionResponse) -> list[int]:
         """Moves news into the frame until it is empty or the frame is full. Returns the requests whose end went in."""
         room = FRAME_BYTES
+        self.last_requests = 0
         while self._refusals and room > 0:
             request_id, refusal = self._refusals.popleft()
             write_events(request_id, (refusal,), frame)
@@ -55,6 +58,7 @@ class Outbox:
                 columns.add(request_id, events[:taken])
             else:
                 write_events(request_id, events[:taken], frame)
+            self.last_requests += 1
             if taken < len(events):
                 self._pending[request_id] = events[taken:]
             elif isinstance(events[-1], Finished | Failed):

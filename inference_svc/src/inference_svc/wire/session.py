@@ -31,6 +31,7 @@ from inference_svc.errors import (
     QueueFull,
     UnknownRequest,
 )
+from inference_svc.observing import UNOBSERVED, Arrival, RequestObserver, RequestWatch
 from inference_svc.requests import Encoding, Event, Failed, Finished, Generation, ModelLoad, Request
 from inference_svc.wire.inference_wire import read_submit, write_load, write_model
 from inference_svc.wire.outbox import Outbox
@@ -66,8 +67,10 @@ class SessionService:
         limits: SessionLimits,
         replica_id: str,
         clock: Callable[[], float],
+        observer: RequestObserver = UNOBSERVED,
     ) -> None:
         self.engine = engine
+        self.observer = observer
         self.admission = admission
         self.limits = limits
         self.clock = clock
@@ -159,6 +162,7 @@ class _Live:
     """A request from its submit until its end is in a frame. While `admitting`, grants are kept in `early_credits`."""
 
     fingerprint: bytes
+    watch: RequestWatch
     admitting: asyncio.Task[None] | None = None
     early_credits: int = 0
     ended: bool = False
@@ -196,7 +200,9 @@ class _Session:
         self.wake()
 
     def _tell(self, request_id: int, live: _Live, event: Event) -> None:
-        live.ended = isinstance(event, Finished | Failed)
+        if isinstance(event, Finished | Failed):
+            live.ended = True
+            live.watch.ended(event)
         self._outbox.put(request_id, event)
 
     # --- the writer's side ---
@@ -238,6 +244,8 @@ class _Session:
             frame.models.models.extend(self._service.models())
         for request_id in self._outbox.fill(frame):
             del self._live[request_id]
+        if self._outbox.last_requests:
+            self._service.observer.frame(self._outbox.last_requests)
         self._told_draining = self._service.draining
         frame.load.CopyFrom(self._service.load())
         self._room.set()
@@ -246,6 +254,9 @@ class _Session:
     async def close(self) -> None:
         """Cancels everything of the session, and waits until nothing of it runs on the event loop."""
         self._service.engine.close_outlet(self)
+        gone = Failed(Cancelled("the session ended"))
+        for live in self._live.values():
+            live.watch.ended(gone)
         tasks = [*self._admissions, *([self._reader] if self._reader is not None else [])]
         for task in tasks:
             task.cancel()
@@ -287,15 +298,19 @@ class _Session:
             return
         self._highest = request_id
         limit = self._service.limits.max_live_requests
+        watch = self._service.observer.received(_arrival_of(submit))
         if self._service.draining:
-            self._outbox.refuse(request_id, Failed(Draining("this replica takes no new work")))
+            self._refuse(request_id, watch, Draining("this replica takes no new work"))
         elif len(self._live) >= limit:
-            self._outbox.refuse(
-                request_id, Failed(QueueFull(f"the session has {limit} live requests, the most it may"))
-            )
+            self._refuse(request_id, watch, QueueFull(f"the session has {limit} live requests, the most it may"))
         else:
-            live = self._live[request_id] = _Live(fingerprint)
+            live = self._live[request_id] = _Live(fingerprint, watch)
             self._admit(request_id, live, submit)
+
+    def _refuse(self, request_id: int, watch: RequestWatch, error: Exception) -> None:
+        refusal = Failed(error)
+        watch.ended(refusal)
+        self._outbox.refuse(request_id, refusal)
 
     def _submit_again(self, request_id: int, fingerprint: bytes) -> None:
         live = self._live.get(request_id)
@@ -328,6 +343,7 @@ class _Session:
         self.wake()
 
     def _begin(self, request_id: int, live: _Live, ready: Generation | Encoding) -> None:
+        live.watch.admitted()
         self._service.engine.submit(self, request_id, ready)
         self._tell(request_id, live, accepted(ready))
 
@@ -365,3 +381,16 @@ class _Session:
             live.early_credits += credits
         elif not live.ended:
             self._service.engine.grant(self, request_id, credits)
+
+
+def _arrival_of(submit: session_pb.Submit) -> Arrival:
+    context = submit.context
+    return Arrival(
+        way="session",
+        model=submit.model,
+        task=submit.WhichOneof("work") or "",
+        tenant=context.tenant_key,
+        traceparent=context.trace.traceparent,
+        tracestate=context.trace.tracestate,
+        given=len(submit.generate.resume.output_token_ids),
+    )

@@ -10,9 +10,10 @@ from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider, sampling
-from opentelemetry.trace import NoOpTracerProvider, Tracer
+from opentelemetry.trace import Tracer
 
 from seam_telemetry.endpoint import serve_metrics
+from seam_telemetry.naming import NamingTracer
 from seam_telemetry.request_log import RequestLog
 from seam_telemetry.settings import TelemetrySettings
 from seam_telemetry.span_queue import SpanQueue
@@ -44,7 +45,7 @@ def telemetry_of(settings: TelemetrySettings) -> Iterator[Telemetry]:
         spans = _span_queue(settings)
         address, readers = _readers(settings, stack)
         meter: Meter = NoOpMeterProvider().get_meter(SCOPE)
-        tracer: Tracer = NoOpTracerProvider().get_tracer(SCOPE)
+        tracer: Tracer = NamingTracer()
         if readers:
             metering = MeterProvider(
                 readers, resource, exemplar_filter=AlwaysOffExemplarFilter(), shutdown_on_exit=False

@@ -172,7 +172,7 @@ class WatchedCall:
                 status["error.type"] = code
             self.instruments.http_server.record(seconds, status)
         if failure is not None:
-            self.instruments.refusals.add(1, {"seam.edge": arrival.edge.value, "seam.reason": failure.reason.value})
+            self.instruments.refusals.add(1, arrival.edge.value, failure.reason.value)
 
     def _close(self, code: str, route: str) -> None:
         span = self.span
@@ -235,9 +235,11 @@ def _of_arrival(arrival: Arrival) -> dict[str, str]:
 def _told(usage: Usage, finish: FinishReason, request_id: str | None) -> dict[str, str | int | list[str]]:
     told: dict[str, str | int | list[str]] = {
         "gen_ai.usage.input_tokens": usage.input_token_count,
-        "gen_ai.usage.output_tokens": usage.output_token_count,
-        "gen_ai.usage.cache_read.input_tokens": usage.cached_token_count,
     }
+    if usage.output_token_count:
+        told["gen_ai.usage.output_tokens"] = usage.output_token_count
+    if usage.cached_token_count:
+        told["gen_ai.usage.cache_read.input_tokens"] = usage.cached_token_count
     if finish is not FinishReason.NONE:
         told["gen_ai.response.finish_reasons"] = [finish.value]
     if request_id:

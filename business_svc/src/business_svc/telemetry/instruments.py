@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from seam_telemetry import conventions
+from seam_telemetry.counted import Counted
 from seam_telemetry.labels import KnownNames
 
 from business_svc.domain.inference import Replica, ReplicaState
+from business_svc.errors import Reason
+from business_svc.observing import Edge
 
 
 class Instruments:
@@ -20,27 +23,51 @@ class Instruments:
         self.http_server = conventions.HTTP_SERVER.made_by(meter)
         self.operation = conventions.OPERATION.made_by(meter)
         self.token_usage = conventions.TOKEN_USAGE.made_by(meter)
-        self.refusals = meter.create_counter(
-            "seam.refusals", "{request}", "Calls that ended with an error, by the reason they were told"
+        self.refusals = Counted(
+            meter,
+            "seam.refusals",
+            "{request}",
+            "Calls that ended with an error, by the reason they were told",
+            "seam.edge",
+            "seam.reason",
         )
-        self.attempts = meter.create_counter(
-            "seam.link.attempts", "{attempt}", "Stays of requests at replicas, by how they ended"
+        self.attempts = Counted(
+            meter, "seam.link.attempts", "{attempt}", "Stays of requests at replicas, by how they ended", "seam.outcome"
         )
-        self.retries = meter.create_counter(
+        self.retries = Counted(
+            meter,
             "seam.link.retries",
             "{request}",
             "Requests that went to another replica before their first token, by reason",
+            "seam.reason",
         )
-        self.resumes = meter.create_counter(
-            "seam.link.resumes", "{request}", "Answers that were continued on another replica, by outcome"
+        self.resumes = Counted(
+            meter,
+            "seam.link.resumes",
+            "{request}",
+            "Answers that were continued on another replica, by outcome",
+            "seam.outcome",
         )
+        self._begin_at_zero()
         self.inside: Counter[str] = Counter()  # calls at the edges now
         meter.create_observable_gauge(
             "seam.calls.active", [self._inside], "{call}", "Calls that are being answered now, by edge"
         )
 
+    def _begin_at_zero(self) -> None:
+        """What is counted rarely is there from the beginning, so that its first time is seen as an increase."""
+        for outcome in ("answered", "failed", "left"):
+            self.attempts.add(0, outcome)
+        for outcome in ("finished", "failed", "left"):
+            self.resumes.add(0, outcome)
+        for reason in (Reason.REPLICA_LOST, Reason.DRAINING, Reason.QUEUE_FULL):
+            self.retries.add(0, reason.value)
+        for edge in Edge:
+            for reason in (Reason.QUEUE_FULL, Reason.DEADLINE_INFEASIBLE, Reason.NO_REPLICA, Reason.INTERNAL_FAULT):
+                self.refusals.add(0, edge.value, reason.value)
+
     def _inside(self, _: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(self.inside[edge], {"seam.edge": edge}) for edge in ("grpc", "http")]
+        return [Observation(self.inside[edge.value], {"seam.edge": edge.value}) for edge in Edge]
 
 
 def watch_replicas(meter: Meter, replicas: Callable[[], Sequence[Replica]]) -> None:

@@ -22,7 +22,7 @@ class Watching:
         return WatchedCall(self._telemetry, self._instruments, self._moments, arrival)
 
     def trail(self, operation: Operation, model: str, context: Context) -> Trail:
-        return WatchedTrail(self._telemetry, self._instruments, self._moments, operation, model, context)
+        return WatchedTrail(self._telemetry, self._instruments, self._moments, model, context)
 
     def session_ended(self, address: str, seconds: float, why: str, in_order: bool) -> None:
         code = "OK" if in_order else "UNAVAILABLE"

@@ -4,13 +4,11 @@ from dataclasses import replace
 
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind
 from seam_telemetry.carrying import parent_of, strings_of
-from seam_telemetry.conventions import PROVIDER
 from seam_telemetry.moments import Moments
 from seam_telemetry.providers import Telemetry
 
 from business_svc.domain.inference import Context, Usage
 from business_svc.errors import SeamError
-from business_svc.observing import Operation
 from business_svc.telemetry.calls import fail
 from business_svc.telemetry.instruments import Instruments
 
@@ -25,12 +23,11 @@ class WatchedTrail:
         telemetry: Telemetry,
         instruments: Instruments,
         moments: Moments,
-        operation: Operation,
         model: str,
         context: Context,
     ) -> None:
         self._telemetry, self._instruments, self._moments = telemetry, instruments, moments
-        self._operation, self._model, self._context = operation, model, context
+        self._model, self._context = model, context
         self._stay: Span | None = None
         self._before: Span = INVALID_SPAN
         self._number = 0
@@ -44,9 +41,6 @@ class WatchedTrail:
             "server.address": address,
             "seam.replica.id": replica_id,
             "seam.attempt": self._number,
-            "gen_ai.operation.name": self._operation.value,
-            "gen_ai.provider.name": PROVIDER,
-            "gen_ai.request.model": self._model[:100],
         }
         if given:
             attributes["seam.resumed.tokens"] = given
@@ -83,7 +77,7 @@ class WatchedTrail:
             case "give up":
                 self._told_resume("failed")
             case _:
-                self._instruments.retries.add(1, {"seam.reason": error.reason.value})
+                self._instruments.retries.add(1, error.reason.value)
 
     def left(self) -> None:
         if (stay := self._ends("left")) is None:
@@ -109,13 +103,13 @@ class WatchedTrail:
         stay, self._stay = self._stay, None
         if stay is not None:
             self._before = stay
-            self._instruments.attempts.add(1, {"seam.outcome": how})
+            self._instruments.attempts.add(1, how)
         return stay
 
     def _told_resume(self, outcome: str) -> None:
         if self._resumed:
             self._resumed = False
-            self._instruments.resumes.add(1, {"seam.outcome": outcome})
+            self._instruments.resumes.add(1, outcome)
 
     def _now(self) -> int:
         return self._moments.unix(Moments.now())

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from seam_telemetry import conventions
-from seam_telemetry.labels import KnownNames
+from seam_telemetry.counted import Counted
+from seam_telemetry.labels import UNKNOWN, KnownNames
 
 from inference_svc.catalogue import Catalogue
 from inference_svc.engine.engine import Engine
@@ -25,12 +26,24 @@ class Instruments:
         self.request = conventions.REQUEST.made_by(meter)
         self.first_token = conventions.FIRST_TOKEN.made_by(meter)
         self.per_token = conventions.PER_TOKEN.made_by(meter)
-        self.tokens = meter.create_counter(
+        self.tokens = Counted(
+            meter,
             "seam.tokens",
             "{token}",
             "Tokens of requests that finished: computed input, input found in the cache, output",
+            "gen_ai.request.model",
+            "seam.kind",
         )
-        self.refusals = meter.create_counter("seam.refusals", "{request}", "Requests that failed here, by reason")
+        self.refusals = Counted(
+            meter,
+            "seam.refusals",
+            "{request}",
+            "Requests that failed here, by reason",
+            "gen_ai.request.model",
+            "seam.reason",
+        )
+        for reason in ("QUEUE_FULL", "DEADLINE_INFEASIBLE", "INTERNAL_FAULT"):  # the first time is seen as an increase
+            self.refusals.add(0, UNKNOWN, reason)
         self.frame = meter.create_histogram(
             "seam.session.frame.requests",
             "{request}",

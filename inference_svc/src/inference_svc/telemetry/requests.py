@@ -56,7 +56,6 @@ class WatchedRequest:
             "gen_ai.provider.name": PROVIDER,
             "gen_ai.request.model": self._arrival.model[:100],
             "seam.replica.id": self._replica,
-            "seam.way": self._arrival.way,
         }
         if self._arrival.given:
             attributes["seam.resumed.tokens"] = self._arrival.given
@@ -77,19 +76,19 @@ class WatchedRequest:
             self._record_answer(event, labels)
         elif reason is not None:
             labels["error.type"] = reason
-            instruments.refusals.add(1, {"gen_ai.request.model": model, "seam.reason": reason})
+            instruments.refusals.add(1, model, reason)
         instruments.request.record(now - self._began, labels)
 
     def _record_answer(self, event: Finished, labels: dict[str, str]) -> None:
         usage, timings, instruments = event.usage, event.timings, self._instruments
-        model = {"gen_ai.request.model": labels["gen_ai.request.model"]}
+        model = labels["gen_ai.request.model"]
         computed = usage.input_token_count - usage.cached_token_count
-        instruments.tokens.add(computed, {**model, "seam.kind": "input"})
+        instruments.tokens.add(computed, model, "input")
         if usage.cached_token_count:
-            instruments.tokens.add(usage.cached_token_count, {**model, "seam.kind": "cached"})
+            instruments.tokens.add(usage.cached_token_count, model, "cached")
         if not usage.output_token_count:
             return
-        instruments.tokens.add(usage.output_token_count, {**model, "seam.kind": "output"})
+        instruments.tokens.add(usage.output_token_count, model, "output")
         if not self._arrival.given:
             admitting = (self._admitted or self._began) - self._began
             instruments.first_token.record(admitting + timings.queue + timings.prefill, labels)
@@ -100,8 +99,6 @@ class WatchedRequest:
 
     def _close(self, event: Finished | Failed, reason: str | None, now: float) -> None:
         span, unix = self._span, self._moments.unix
-        if self._admitted is not None:
-            span.add_event("admitted", timestamp=unix(self._admitted))
         if isinstance(event, Finished):
             span.set_attributes(_told(event.usage, event.reason))
             self._tell_phases(event.timings, now)
@@ -162,9 +159,11 @@ def _reason(event: Failed) -> str:
 def _told(usage: Usage, reason: FinishReason) -> dict[str, str | int | list[str]]:
     told: dict[str, str | int | list[str]] = {
         "gen_ai.usage.input_tokens": usage.input_token_count,
-        "gen_ai.usage.output_tokens": usage.output_token_count,
-        "gen_ai.usage.cache_read.input_tokens": usage.cached_token_count,
     }
+    if usage.output_token_count:
+        told["gen_ai.usage.output_tokens"] = usage.output_token_count
+    if usage.cached_token_count:
+        told["gen_ai.usage.cache_read.input_tokens"] = usage.cached_token_count
     if reason is not FinishReason.NONE:
         told["gen_ai.response.finish_reasons"] = [reason.value]
     return told

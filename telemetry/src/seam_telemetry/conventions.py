@@ -42,3 +42,17 @@ FIRST_TOKEN = Advised(
 PER_TOKEN = Advised(
     "gen_ai.server.time_per_output_token", "s", "Seconds a token after the first of an answer", _PER_TOKEN
 )
+
+
+def told_usage(
+    input_tokens: int, output_tokens: int, cached_tokens: int, finish_reason: str
+) -> dict[str, str | int | list[str]]:
+    """Attributes of what an operation used. Each costs, so what is 0 is left out."""
+    told: dict[str, str | int | list[str]] = {"gen_ai.usage.input_tokens": input_tokens}
+    if output_tokens:
+        told["gen_ai.usage.output_tokens"] = output_tokens
+    if cached_tokens:
+        told["gen_ai.usage.cache_read.input_tokens"] = cached_tokens
+    if finish_reason != "none":
+        told["gen_ai.response.finish_reasons"] = [finish_reason]
+    return told

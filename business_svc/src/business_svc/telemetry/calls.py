@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from seam_telemetry.carrying import parent_of, strings_of, trace_id_of
-from seam_telemetry.conventions import PROVIDER
+from seam_telemetry.conventions import PROVIDER, told_usage
 from seam_telemetry.moments import Moments
 from seam_telemetry.providers import Telemetry
 
@@ -233,15 +233,7 @@ def _of_arrival(arrival: Arrival) -> dict[str, str]:
 
 
 def _told(usage: Usage, finish: FinishReason, request_id: str | None) -> dict[str, str | int | list[str]]:
-    told: dict[str, str | int | list[str]] = {
-        "gen_ai.usage.input_tokens": usage.input_token_count,
-    }
-    if usage.output_token_count:
-        told["gen_ai.usage.output_tokens"] = usage.output_token_count
-    if usage.cached_token_count:
-        told["gen_ai.usage.cache_read.input_tokens"] = usage.cached_token_count
-    if finish is not FinishReason.NONE:
-        told["gen_ai.response.finish_reasons"] = [finish.value]
+    told = told_usage(usage.input_token_count, usage.output_token_count, usage.cached_token_count, finish.value)
     if request_id:
         told["gen_ai.response.id"] = request_id
     return told

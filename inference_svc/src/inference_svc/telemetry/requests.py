@@ -2,13 +2,13 @@
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from seam_telemetry.carrying import parent_of, trace_id_of
-from seam_telemetry.conventions import PROVIDER
+from seam_telemetry.conventions import PROVIDER, told_usage
 from seam_telemetry.moments import Moments
 from seam_telemetry.providers import Telemetry
 
 from inference_svc.errors import SeamError
 from inference_svc.observing import Arrival
-from inference_svc.requests import Failed, Finished, FinishReason, Timings, Usage
+from inference_svc.requests import Failed, Finished, Timings
 from inference_svc.telemetry.instruments import Instruments
 
 _OPERATIONS = {"generate": "chat", "embed": "embeddings", "score": "score"}  # by the conventions for generative AI
@@ -100,7 +100,9 @@ class WatchedRequest:
     def _close(self, event: Finished | Failed, reason: str | None, now: float) -> None:
         span, unix = self._span, self._moments.unix
         if isinstance(event, Finished):
-            span.set_attributes(_told(event.usage, event.reason))
+            usage = event.usage
+            counts = usage.input_token_count, usage.output_token_count, usage.cached_token_count
+            span.set_attributes(told_usage(*counts, event.reason.value))
             self._tell_phases(event.timings, now)
         elif reason is not None:
             span.set_attribute("error.type", reason)
@@ -154,19 +156,6 @@ class WatchedRequest:
 
 def _reason(event: Failed) -> str:
     return event.error.reason if isinstance(event.error, SeamError) else _FAULT
-
-
-def _told(usage: Usage, reason: FinishReason) -> dict[str, str | int | list[str]]:
-    told: dict[str, str | int | list[str]] = {
-        "gen_ai.usage.input_tokens": usage.input_token_count,
-    }
-    if usage.output_token_count:
-        told["gen_ai.usage.output_tokens"] = usage.output_token_count
-    if usage.cached_token_count:
-        told["gen_ai.usage.cache_read.input_tokens"] = usage.cached_token_count
-    if reason is not FinishReason.NONE:
-        told["gen_ai.response.finish_reasons"] = [reason.value]
-    return told
 
 
 def _milliseconds(seconds: float) -> float:

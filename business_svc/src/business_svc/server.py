@@ -26,6 +26,7 @@ from business_svc.edge_http import door as http_door
 from business_svc.edge_http.app import Routes, build_app
 from business_svc.edge_http.listening import Listener, bound_socket, told_address
 from business_svc.edge_tls import RotatingTls
+from business_svc.observing import UNOBSERVED, Observer
 from business_svc.ports import Inference
 from business_svc.settings import Settings, host_and_port
 from business_svc.usecases.answering import Answering, AnswerRules
@@ -101,13 +102,15 @@ class Running:
 
 
 @asynccontextmanager
-async def serve(settings: Settings, inference: Inference) -> AsyncGenerator[Running, None]:
+async def serve(
+    settings: Settings, inference: Inference, observer: Observer = UNOBSERVED
+) -> AsyncGenerator[Running, None]:
     """Serves both edges until left; leaving stops at once what was not drained before. Raises OSError when an address
     cannot be had, TlsFault when a certificate cannot."""
     tls = RotatingTls(settings.edge_files) if settings.edge_files else None
     cases = _use_cases(settings, inference)
     keys = KeyRing(settings.api_keys)
-    grpc_edge = _grpc_edge(settings, cases, keys)
+    grpc_edge = _grpc_edge(settings, cases, keys, observer)
     await grpc_edge.health.refresh()
     bound = bound_socket(*host_and_port(settings.http_listen))
     try:
@@ -115,7 +118,7 @@ async def serve(settings: Settings, inference: Inference) -> AsyncGenerator[Runn
     except OSError:
         bound.close()
         raise
-    http_edge = _http_edge(settings, cases, keys, grpc_edge.health, tls)
+    http_edge = _http_edge(settings, cases, keys, grpc_edge.health, tls, observer)
     running = Running(grpc_edge, grpc_address, http_edge, told_address(bound), cases.operations)
     async with asyncio.TaskGroup() as group:
         group.create_task(http_edge.listener.serve(sockets=[bound]))
@@ -143,7 +146,14 @@ def _use_cases(settings: Settings, inference: Inference) -> UseCases:
     )
 
 
-def _http_edge(settings: Settings, cases: UseCases, keys: KeyRing, health: Health, tls: RotatingTls | None) -> HttpEdge:
+def _http_edge(
+    settings: Settings,
+    cases: UseCases,
+    keys: KeyRing,
+    health: Health,
+    tls: RotatingTls | None,
+    observer: Observer,
+) -> HttpEdge:
     routes = Routes(
         cases.answering,
         cases.predicting,
@@ -153,11 +163,11 @@ def _http_edge(settings: Settings, cases: UseCases, keys: KeyRing, health: Healt
         wall_clock=time.time,
         ready=lambda: not health.draining and cases.operations.ready(),
     )
-    door = build_app(routes, keys, settings.max_request_bytes, version("seam-business"))
+    door = build_app(routes, keys, settings.max_request_bytes, version("seam-business"), observer)
     return HttpEdge(Listener(door, tls.context if tls else None), door)
 
 
-def _grpc_edge(settings: Settings, cases: UseCases, keys: KeyRing) -> GrpcEdge:
+def _grpc_edge(settings: Settings, cases: UseCases, keys: KeyRing, observer: Observer) -> GrpcEdge:
     """The transport takes messages of twice the limit, so that the door can say what is wrong with one over it; what is
     bigger still is refused by gRPC itself, with the same code."""
     server = grpc.aio.server(
@@ -169,7 +179,7 @@ def _grpc_edge(settings: Settings, cases: UseCases, keys: KeyRing) -> GrpcEdge:
             ("grpc.keepalive_permit_without_calls", 1),
         )
     )
-    door = grpc_door.Door(keys, settings.max_request_bytes)
+    door = grpc_door.Door(keys, settings.max_request_bytes, observer)
     health = Health(cases.operations)
     chat_service_pb2_grpc.add_ChatServiceServicer_to_server(servicers.ChatServicer(door, cases.answering), server)
     predict_service_pb2_grpc.add_PredictServiceServicer_to_server(

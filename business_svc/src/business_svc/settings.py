@@ -1,11 +1,14 @@
 """What the environment says, read once. Every variable begins with SEAM_."""
 
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from seam_telemetry.settings import TelemetrySettings, TelemetrySettingsError, read_telemetry_settings
 
 from business_svc.domain.access import MIN_KEY_CHARACTERS, ApiKey
 from business_svc.domain.prompting import PLACE
@@ -61,7 +64,7 @@ class Settings(BaseSettings):
     `heartbeat_timeout_seconds`: of silence, until a replica is taken for dead.
     `link_...` are PEM files for the way to the replicas and go together; a replica must prove to be `link_server`, or
     its address where that is not set. `edge_...` are those that callers see; with
-    `edge_client_ca` callers show one too.
+    `edge_client_ca` callers show one too. `telemetry` has variables of its own: seam_telemetry.settings.
     """
 
     model_config = SettingsConfigDict(
@@ -88,6 +91,7 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     max_request_seconds: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     drain_seconds: float = Field(default=20.0, ge=0, allow_inf_nan=False)
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @field_validator("api_keys")
     @classmethod
@@ -162,10 +166,18 @@ def host_and_port(address: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
+def telemetry_settings(environment: Mapping[str, str]) -> TelemetrySettings:
+    """What this server tells, and to whom. Raises SettingsError."""
+    try:
+        return read_telemetry_settings(environment, "seam-business", f"{PREFIX}METRICS_LISTEN")
+    except TelemetrySettingsError as error:
+        raise SettingsError(str(error)) from error
+
+
 def read_settings(**overrides: Any) -> Settings:
     """The environment's settings; `overrides` go before it. Raises SettingsError with every variable that is wrong."""
     try:
-        return Settings(**overrides)
+        return Settings(**{"telemetry": overrides.get("telemetry") or telemetry_settings(os.environ), **overrides})
     except ValidationError as error:
         wrong = [f"{_variable(found['loc'])}{_said(found)}" for found in error.errors(include_input=False)]
         raise SettingsError("; ".join(wrong)) from error

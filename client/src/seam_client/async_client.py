@@ -32,6 +32,7 @@ from seam_client.answers import (
 from seam_client.asking import ChatSettings, Messages, ScoreText
 from seam_client.connection import Connection, Tls
 from seam_client.progress import Progress
+from seam_client.tracing import CallSpan
 from seam_client.wire import answers, errors, requests
 
 Asked = TypeVar("Asked", bound=Proto)
@@ -44,10 +45,14 @@ class AsyncChatStream:
     """
 
     def __init__(
-        self, call: "grpc.aio.UnaryStreamCall[chat_service_pb2.ChatRequest, chat_service_pb2.ChatResponse]", target: str
+        self,
+        call: "grpc.aio.UnaryStreamCall[chat_service_pb2.ChatRequest, chat_service_pb2.ChatResponse]",
+        target: str,
+        span: CallSpan,
     ) -> None:
         self._call = call
         self._target = target
+        self._span = span
         self._progress = Progress()
         self._loop = asyncio.get_running_loop()
 
@@ -101,6 +106,7 @@ class AsyncChatStream:
         """Cancels what is still to come; after the end it does nothing."""
         self._progress.closed = True
         self._call.cancel()
+        self._span.ended("OK" if self._progress.finished else "CANCELLED")
 
     async def __aenter__(self) -> Self:
         return self
@@ -118,10 +124,14 @@ class AsyncChatStream:
                 if event is not None:
                     self._progress.note(event)
                     return event
+            self._span.ended()
         except grpc.aio.AioRpcError as failed:
+            error = errors.seam_error(failed, self._target)
+            self._span.ended(error.code, error.reason)
             if self._progress.finished is None:
-                raise errors.seam_error(failed, self._target) from None
+                raise error from None
         except asyncio.CancelledError:
+            self._span.ended("CANCELLED")
             if _task_is_cancelled():
                 raise
             if self._progress.finished is None:
@@ -174,8 +184,9 @@ class AsyncSeam:
         request = requests.chat_request(messages, settings)
         requests.check_size(request, self._connection.max_request_bytes)
         seconds = self._connection.seconds(timeout)
-        call = self._reached().chat.Chat(request, timeout=seconds, metadata=self._connection.metadata)
-        return AsyncChatStream(call, self._connection.shown)
+        span = CallSpan(request, self._connection.metadata)
+        call = self._reached().chat.Chat(request, timeout=seconds, metadata=span.metadata)
+        return AsyncChatStream(call, self._connection.shown, span)
 
     async def predict(
         self, text: str, *, max_output_tokens: int | None = None, timeout: float | None = None
@@ -253,15 +264,15 @@ class AsyncSeam:
     ) -> Answered:
         requests.check_size(request, self._connection.max_request_bytes)
         seconds = self._connection.seconds(timeout)
-        call = method(request, timeout=seconds, metadata=self._connection.metadata)
-        try:
-            return await call
-        except grpc.aio.AioRpcError as failed:
-            raise errors.seam_error(failed, self._connection.shown) from None
-        except asyncio.CancelledError:
-            if _task_is_cancelled():
-                raise
-            raise errors.cancelled_here() from None
+        with CallSpan(request, self._connection.metadata) as span:
+            try:
+                return await method(request, timeout=seconds, metadata=span.metadata)
+            except grpc.aio.AioRpcError as failed:
+                raise errors.seam_error(failed, self._connection.shown) from None
+            except asyncio.CancelledError:
+                if _task_is_cancelled():
+                    raise
+                raise errors.cancelled_here() from None
 
 
 class _Stubs:

@@ -32,6 +32,7 @@ from seam_client.asking import ChatSettings, Messages, ScoreText
 from seam_client.connection import Connection, Tls
 from seam_client.errors import SeamError
 from seam_client.progress import Progress
+from seam_client.tracing import CallSpan
 from seam_client.wire import answers, errors, requests
 
 Asked = TypeVar("Asked", bound=Proto)
@@ -49,9 +50,10 @@ class ChatStream:
     One thread reads; any thread may close.
     """
 
-    def __init__(self, call: "_Call", target: str) -> None:
+    def __init__(self, call: "_Call", target: str, span: CallSpan) -> None:
         self._call = call
         self._target = target
+        self._span = span
         self._progress = Progress()
 
     @property
@@ -98,6 +100,7 @@ class ChatStream:
         """Cancels what is still to come; after the end it does nothing."""
         self._progress.closed = True
         self._call.cancel()
+        self._span.ended("OK" if self._progress.finished else "CANCELLED")
 
     def __enter__(self) -> Self:
         return self
@@ -115,6 +118,7 @@ class ChatStream:
                 if event is not None:
                     self._progress.note(event)
                     return event
+            self._span.ended()
         except grpc.RpcError as failed:
             if self._progress.finished is None:
                 raise self._failure(failed) from None
@@ -123,7 +127,9 @@ class ChatStream:
         return None
 
     def _failure(self, failed: grpc.RpcError) -> SeamError:
-        return errors.cancelled_here() if self._progress.closed else errors.seam_error(failed, self._target)
+        error = errors.cancelled_here() if self._progress.closed else errors.seam_error(failed, self._target)
+        self._span.ended(error.code, error.reason)
+        return error
 
 
 class Seam:
@@ -169,8 +175,9 @@ class Seam:
         request = requests.chat_request(messages, settings)
         requests.check_size(request, self._connection.max_request_bytes)
         seconds = self._connection.seconds(timeout)
-        call = self._chat.Chat(request, timeout=seconds, metadata=self._connection.metadata)
-        return ChatStream(call, self._connection.shown)
+        span = CallSpan(request, self._connection.metadata)
+        call = self._chat.Chat(request, timeout=seconds, metadata=span.metadata)
+        return ChatStream(call, self._connection.shown, span)
 
     def predict(self, text: str, *, max_output_tokens: int | None = None, timeout: float | None = None) -> Prediction:
         """One text in, one answer out, under the server's own prompt. Raises SeamError."""
@@ -237,10 +244,11 @@ class Seam:
     ) -> Answered:
         requests.check_size(request, self._connection.max_request_bytes)
         seconds = self._connection.seconds(timeout)
-        try:
-            return method(request, timeout=seconds, metadata=self._connection.metadata)
-        except grpc.RpcError as failed:
-            raise errors.seam_error(failed, self._connection.shown) from None
+        with CallSpan(request, self._connection.metadata) as span:
+            try:
+                return method(request, timeout=seconds, metadata=span.metadata)
+            except grpc.RpcError as failed:
+                raise errors.seam_error(failed, self._connection.shown) from None
 
 
 def _channel(reached: Connection) -> grpc.Channel:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+from seam_telemetry.request_log import take_logs
+
 from inference_svc.errors import ModelLoadError
 from inference_svc.loader import Load
 from inference_svc.recording.files import NotARecording
@@ -34,12 +36,12 @@ def main(arguments: Sequence[str] | None = None, *, load: Load | None = None) ->
     """Exit code 0 after an orderly end, 2 where a setting is wrong, 1 where a model, a recording, an address or a
     certificate cannot be had or the device was lost. `load` is as `serve` has it."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     if options.exit_with_parent is not None and not _tie_to(options.exit_with_parent):
         return _failed("the parent process has ended already", 1)
     ready_file: Path | None = options.ready_file
     try:
         settings = read_settings()
+        take_logs(settings.telemetry.log_style)
         settings.check_link()
         replay = Replay(tuple(options.replay), options.replay_match, options.replay_pace) if options.replay else None
         serving = serve_replay(settings, replay) if replay else serve(settings, load=load)
@@ -84,9 +86,13 @@ async def _run(
 
 
 def _announce(server: InferenceServer | ReplayServer, ready_file: Path | None) -> None:
+    if server.metrics_address:
+        _log.info("metrics on http://%s/metrics", server.metrics_address)
     _log.info("ready: %s serves %s", server.address, ", ".join(server.catalogue.names()) or "no model yet")
     if ready_file is not None:
         content = {"grpc": server.address, "pid": os.getpid()}
+        if server.metrics_address:
+            content["metrics"] = server.metrics_address
         partial = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")  # nobody reads half of it
         partial.write_text(json.dumps(content) + "\n")
         partial.replace(ready_file)

@@ -8,15 +8,20 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 
+from seam_telemetry.providers import telemetry_of
+
 from inference_svc.admission import Admission, AdmissionLimits
 from inference_svc.catalogue import Catalogue
 from inference_svc.engine.engine import Engine
 from inference_svc.engine.settings import EngineSettings
 from inference_svc.loader import Load, SimpleLoader
 from inference_svc.loading import ModelLoader
+from inference_svc.observing import UNOBSERVED
 from inference_svc.recording.recorder import Recorder
 from inference_svc.residency import Residency
 from inference_svc.settings import Settings
+from inference_svc.telemetry.instruments import EngineGauges
+from inference_svc.telemetry.observer import Watching, observer_of
 from inference_svc.wire.calls import Calls
 from inference_svc.wire.grpc_server import SERVICES, bind, grpc_server
 from inference_svc.wire.health import Health
@@ -40,18 +45,21 @@ class InferenceServer:
         catalogue: Catalogue,
         residency: Residency,
         replica_id: str,
+        watching: Watching | None,
         recorder: Recorder | None = None,
     ) -> None:
         self.replica_id = replica_id
+        self.metrics_address = ""
         self.engine = engine
         self.catalogue = catalogue
         self.residency = residency
         self.addresses: tuple[str, ...] = ()
         self.health = Health(SERVICES)
-        self.calls = Calls(engine, admission)
+        observer = watching or UNOBSERVED
+        self.calls = Calls(engine, admission, observer=observer)
         limits = SessionLimits(settings.max_live_requests, settings.heartbeat_seconds)
         self.session_service = SessionService(
-            engine, admission, catalogue, limits, replica_id, time.monotonic, recorder
+            engine, admission, catalogue, limits, replica_id, time.monotonic, recorder, observer
         )
         may_change = settings.models_may_change
         self.grpc = grpc_server(
@@ -63,6 +71,7 @@ class InferenceServer:
             self.health,
             settings.max_message_bytes,
             AllowedPeers(settings.link_clients) if settings.link_files else None,
+            watching.called if watching else None,
         )
         self.loading: asyncio.Task[None] | None = None
         self._died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -127,12 +136,17 @@ async def serve(settings: Settings, *, load: Load | None = None) -> AsyncIterato
         recording = settings.recorder()
         recorder = stack.enter_context(Recorder(recording, replica_id)) if recording else None
         admission = stack.enter_context(Admission(catalogue, limits, time.monotonic))
-        engine = Engine(settings=_engine_settings(settings), died=died, wanted=wanted)
+        telemetry = stack.enter_context(telemetry_of(settings.telemetry))
+        watching = observer_of(telemetry, replica_id)
+        observer = watching or UNOBSERVED
+        engine = Engine(settings=_engine_settings(settings), died=died, wanted=wanted, observer=observer)
+        EngineGauges(engine, catalogue).watch(telemetry.meter)
         engine.start()
         stack.push_async_callback(asyncio.to_thread, engine.stop)
         residency = Residency(engine, catalogue, loader)
         stack.push_async_callback(residency.close)
-        server = InferenceServer(settings, engine, admission, catalogue, residency, replica_id, recorder)
+        server = InferenceServer(settings, engine, admission, catalogue, residency, replica_id, watching, recorder)
+        server.metrics_address = telemetry.metrics_address
         stack.push_async_callback(_end, losing)
         await server.health.starting()
         tls = (

@@ -2,11 +2,13 @@
 
 import ipaddress
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from seam_telemetry.settings import TelemetrySettings, TelemetrySettingsError, read_telemetry_settings
 
 from inference_svc.model import ModelSpec, PrefixSharing
 from inference_svc.recording.settings import RecorderSettings
@@ -36,6 +38,7 @@ class Settings(BaseSettings):
     `link_ca`, `link_certificate` and `link_key` are PEM files and go together; then only clients whose certificate has
     one of `link_clients` as a subject alternative name are answered on TCP ("*": all that the authority signed).
     `record_folder`, where set, is where sessions are recorded; texts are redacted unless `record_text` is "plain".
+    `telemetry` has variables of its own: seam_telemetry.settings.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True)
@@ -90,6 +93,7 @@ class Settings(BaseSettings):
     record_key: SecretStr | None = Field(default=None, min_length=16)
     record_file_bytes: int = Field(default=64 * 1024 * 1024, ge=1024 * 1024)
     record_file_count: int = Field(default=16, ge=1)
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @field_validator("listen")
     @classmethod
@@ -185,10 +189,18 @@ class Settings(BaseSettings):
         )
 
 
+def telemetry_settings(environment: Mapping[str, str]) -> TelemetrySettings:
+    """What this server tells, and to whom. Raises SettingsError."""
+    try:
+        return read_telemetry_settings(environment, "seam-inference", f"{PREFIX}INFERENCE_METRICS_LISTEN")
+    except TelemetrySettingsError as error:
+        raise SettingsError(str(error)) from error
+
+
 def read_settings(**overrides: Any) -> Settings:
     """The environment's settings; `overrides` go before it. Raises SettingsError with every variable that is wrong."""
     try:
-        return Settings(**overrides)
+        return Settings(**{"telemetry": overrides.get("telemetry") or telemetry_settings(os.environ), **overrides})
     except ValidationError as error:
         raise SettingsError("; ".join(_told(found) for found in error.errors())) from error
 

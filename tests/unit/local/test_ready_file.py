@@ -15,6 +15,7 @@ def test_it_says_where_everything_is_and_who_runs_it():
         "inference": ["127.0.0.1:3"],
         "pids": {"business": 4, "inference": [5]},
         "api_key": "key",
+        "metrics": [],
     }
 
 

@@ -11,7 +11,9 @@ from google.protobuf.message import Message
 
 from business_svc.domain.access import KeyRing, presented_key
 from business_svc.edge_grpc.errors_wire import CODES, STATUS_DETAILS_KEY, status_of
+from business_svc.edge_grpc.methods import METHODS
 from business_svc.errors import Reason, SeamError
+from business_svc.observing import UNOBSERVED, Arrival, CallWatch, Edge, Observer
 from business_svc.usecases.calling import Call
 
 ServicerContext = grpc.aio.ServicerContext[Any, Any]
@@ -20,8 +22,9 @@ ServicerContext = grpc.aio.ServicerContext[Any, Any]
 class Door:
     """Knows the keys and the largest request, and who is inside."""
 
-    def __init__(self, keys: KeyRing, max_request_bytes: int) -> None:
+    def __init__(self, keys: KeyRing, max_request_bytes: int, observer: Observer = UNOBSERVED) -> None:
         self._keys = keys
+        self._observer = observer
         self._max_request_bytes = max_request_bytes
         self._inside: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -36,21 +39,25 @@ class Door:
         assert task is not None
         self._inside.add(task)
         self._empty.clear()
+        metadata = _metadata(context)
+        watch = self._observer.call(_arrival(request, metadata))
         try:
-            yield self._enter(request, context)
+            yield self._enter(request, context, metadata, watch)
+            watch.ended("OK")
         except SeamError as error:
-            await _abort(context, error)
+            await _abort(context, error, watch)
         except grpc.aio.AbortError:
             raise
         except asyncio.CancelledError:
             if not self._hung_up:
                 raise
             task.uncancel()
-            await _abort(context, SeamError(Reason.DRAINING, "the server stops; the answer was not finished"))
+            await _abort(context, SeamError(Reason.DRAINING, "the server stops; the answer was not finished"), watch)
         except Exception:
             logging.getLogger(__name__).exception("a call of %s failed by a fault of the server", context.peer())
-            await _abort(context, SeamError(Reason.INTERNAL_FAULT, "a fault of the server; its log has more"))
+            await _abort(context, SeamError(Reason.INTERNAL_FAULT, "a fault of the server; its log has more"), watch)
         finally:
+            watch.ended("CANCELLED")
             self._inside.discard(task)
             if not self._inside:
                 self._empty.set()
@@ -69,12 +76,12 @@ class Door:
         for task in self._inside:
             task.cancel()
 
-    def _enter(self, request: Message, context: ServicerContext) -> Call:
+    def _enter(self, request: Message, context: ServicerContext, metadata: dict[str, str], watch: CallWatch) -> Call:
         """Raises DRAINING, API_KEY_MISSING, API_KEY_INVALID, MESSAGE_TOO_LARGE."""
         if self._closed:
             raise SeamError(Reason.DRAINING, "the server stops and takes nothing new")
-        metadata = _metadata(context)
         caller = self._keys.identify(presented_key(metadata.get("authorization"), metadata.get("x-api-key")))
+        watch.known(caller)
         size = request.ByteSize()
         if size > self._max_request_bytes:
             limit = f"the request has {size} bytes, the limit is {self._max_request_bytes}"
@@ -82,12 +89,20 @@ class Door:
         return Call(
             caller,
             timeout=context.time_remaining(),
-            traceparent=metadata.get("traceparent", ""),
-            tracestate=metadata.get("tracestate", ""),
+            traceparent=watch.traceparent,
+            tracestate=watch.tracestate,
+            watch=watch,
         )
 
 
-async def _abort(context: ServicerContext, error: SeamError) -> None:
+def _arrival(request: Message, metadata: dict[str, str]) -> Arrival:
+    method = METHODS.get(request.DESCRIPTOR.full_name, "")
+    return Arrival(Edge.GRPC, method, metadata.get("traceparent", ""), metadata.get("tracestate", ""))
+
+
+async def _abort(context: ServicerContext, error: SeamError, watch: CallWatch) -> None:
+    watch.failed(error)
+    watch.ended(CODES[error.reason].name)
     status = status_of(error)
     details = ((STATUS_DETAILS_KEY, status.SerializeToString()),)
     await context.abort(CODES[error.reason], status.message, details)

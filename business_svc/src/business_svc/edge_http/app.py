@@ -15,10 +15,11 @@ from business_svc.domain.access import KeyRing
 from business_svc.domain.inference import GenerateRequest
 from business_svc.edge_http import answers_http, requests_http
 from business_svc.edge_http.connection import EventStream, answer_of
-from business_svc.edge_http.door import Door, call_of
+from business_svc.edge_http.door import WATCH, Door, call_of
 from business_svc.edge_http.errors_http import error_response, protocol_error
 from business_svc.edge_http.schema import ChatCompletionBody, EmbeddingsBody, PredictBody, ScoreBody
 from business_svc.errors import Reason, SeamError
+from business_svc.observing import UNOBSERVED, CallWatch, Observer
 from business_svc.usecases import embedding, scoring
 from business_svc.usecases.answering import Answering, whole_answer
 from business_svc.usecases.calling import Call, in_callers_words
@@ -96,7 +97,9 @@ class Routes:
         return JSONResponse({"status": "not ready"}, 503)
 
 
-def build_app(routes: Routes, keys: KeyRing, max_body_bytes: int, version: str) -> Door:
+def build_app(
+    routes: Routes, keys: KeyRing, max_body_bytes: int, version: str, observer: Observer = UNOBSERVED
+) -> Door:
     app = FastAPI(
         title="Seam",
         version=version,
@@ -120,17 +123,24 @@ def build_app(routes: Routes, keys: KeyRing, max_body_bytes: int, version: str) 
     app.post("/predict", dependencies=key, tags=seam, summary="One text in, one answer out")(routes.predict)
     app.get("/healthz", tags=health, summary="Alive")(routes.healthz)
     app.get("/readyz", tags=health, summary="Ready")(routes.readyz)
-    return Door(app, keys, max_body_bytes)
+    return Door(app, keys, max_body_bytes, observer)
 
 
-async def _on_seam_error(_: Request, error: Exception) -> Response:
+async def _on_seam_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SeamError)
-    return error_response(error)
+    return _told(request, error)
 
 
-async def _on_validation_error(_: Request, error: Exception) -> Response:
+async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return error_response(requests_http.validation_error(list(error.errors())))
+    return _told(request, requests_http.validation_error(list(error.errors())))
+
+
+def _told(request: Request, error: SeamError) -> Response:
+    watch: CallWatch | None = request.scope.get(WATCH)
+    if watch is not None:
+        watch.failed(error)
+    return error_response(error)
 
 
 async def _on_http_exception(_: Request, error: Exception) -> Response:
@@ -138,6 +148,6 @@ async def _on_http_exception(_: Request, error: Exception) -> Response:
     return protocol_error(error.status_code, str(error.detail))
 
 
-async def _on_fault(_: Request, error: Exception) -> Response:
+async def _on_fault(request: Request, error: Exception) -> Response:
     """Answers; starlette raises the fault again behind it, and uvicorn logs it."""
-    return error_response(SeamError(Reason.INTERNAL_FAULT, "a fault of the server; its log has more"))
+    return _told(request, SeamError(Reason.INTERNAL_FAULT, "a fault of the server; its log has more"))

@@ -10,22 +10,28 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from business_svc.domain.access import KeyRing, presented_key
 from business_svc.edge_http.errors_http import error_response
 from business_svc.errors import Reason, SeamError, bad_field
+from business_svc.observing import UNOBSERVED, Arrival, CallWatch, Edge, Observer
 from business_svc.usecases.calling import Call
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 TIMEOUT_HEADER = "x-request-timeout"
 CALL = "seam.call"
 HANGING_UP = "seam.hanging_up"
+WATCH = "seam.watch"
 BODY_SECONDS = 30.0  # a body that has not arrived by then is given up
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+OTHER_METHOD = "_OTHER"  # by the conventions for HTTP: methods that callers invent make no series
+CLIENT_GONE = 499  # as proxies call it: nobody was there to be answered
 
 
 class Door:
     """ASGI: lets a request with a known key and a body within the limit in; its Call lies in the scope, and what
     tells that the server hangs up."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, max_body_bytes: int, observer: Observer = UNOBSERVED) -> None:
         self._app = app
         self._keys = keys
+        self._observer = observer
         self._max_body_bytes = max_body_bytes
         self._closed = False
         self._hanging_up = asyncio.Event()
@@ -42,26 +48,46 @@ class Door:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
+        headers = Headers(scope=scope)
+        method = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
+        arrival = Arrival(Edge.HTTP, method, headers.get("traceparent", ""), headers.get("tracestate", ""))
+        watch = scope[WATCH] = self._observer.call(arrival)
+        status = CLIENT_GONE
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
         try:
-            headers = Headers(scope=scope)
-            scope[CALL] = self._enter(headers)
+            await self._let_in(scope, headers, watch, receive, answer)
+        finally:
+            watch.ended(str(status), getattr(scope.get("route"), "path", ""))
+
+    async def _let_in(self, scope: Scope, headers: Headers, watch: CallWatch, receive: Receive, send: Send) -> None:
+        try:
+            scope[CALL] = self._enter(headers, watch)
             scope[HANGING_UP] = self._hanging_up
             body = await self._body(headers, receive)
         except SeamError as error:
+            watch.failed(error)
             await error_response(error)(scope, receive, send)
             return
         scope["headers"] = _as_json(scope["headers"])
         await self._app(scope, _after(body, receive), send)
 
-    def _enter(self, headers: Mapping[str, str]) -> Call:
+    def _enter(self, headers: Mapping[str, str], watch: CallWatch) -> Call:
         if self._closed:
             raise SeamError(Reason.DRAINING, "the server stops and takes nothing new")
         caller = self._keys.identify(presented_key(headers.get("authorization"), headers.get("x-api-key")))
+        watch.known(caller)
         return Call(
             caller,
             timeout=_timeout(headers.get(TIMEOUT_HEADER)),
-            traceparent=headers.get("traceparent", ""),
-            tracestate=headers.get("tracestate", ""),
+            traceparent=watch.traceparent,
+            tracestate=watch.tracestate,
+            watch=watch,
         )
 
     async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes:

@@ -13,6 +13,7 @@ from business_svc.link.inference_wire import model_of
 from business_svc.link.picker import Standing
 from business_svc.link.session import Session, SessionEnded, SessionSettings
 from business_svc.link.tls import PeerRefused
+from business_svc.observing import Observer
 
 _log = logging.getLogger(__name__)
 
@@ -94,12 +95,14 @@ class Membership:
         joined: Callable[[Member], None],
         lost: Callable[[Member], None],
         changed: Callable[[], None],
+        observer: Observer,
     ) -> None:
         self._session_settings = session
         self._reconnect = reconnect
         self._joined = joined
         self._lost = lost
         self._changed = changed
+        self._observer = observer
         self._members: dict[str, Member] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -115,7 +118,7 @@ class Membership:
         await self._tasks.__aexit__(None, None, None)
 
     def __iter__(self) -> Iterator[Member]:
-        return iter(self._members.values())
+        return iter(tuple(self._members.values()))  # metrics are read on a thread of their own
 
     def __len__(self) -> int:
         return len(self._members)
@@ -166,6 +169,7 @@ class Membership:
 
     async def _stay_connected(self, member: Member) -> bool:
         """One connection from its beginning to its end. Returns whether there was a session."""
+        began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._reconnect.timeout) as connecting:
                 duplex = await member.connector.connect()
@@ -180,6 +184,7 @@ class Membership:
             self._tell_why(member, error)
             return False
         left = session.state is ReplicaState.DRAINING
+        self._observer.session_ended(member.address, asyncio.get_running_loop().time() - began, why, left)
         _log.log(logging.INFO if left else logging.WARNING, "session with replica %s ended: %s", member.address, why)
         if not left:
             self._lost(member)

@@ -36,6 +36,7 @@ from business_svc.link.placing import Placing
 from business_svc.link.prefix import Prefix, prefixes_of
 from business_svc.link.retry_budget import RetryBudget
 from business_svc.link.session import SessionSettings
+from business_svc.observing import UNOBSERVED, Observer, Operation, Trail
 
 _Result = TypeVar("_Result")
 
@@ -66,9 +67,12 @@ class PoolSettings:
 class Pool:
     """Implements business_svc.ports.Inference. Enter it to connect; leaving it ends every session."""
 
-    def __init__(self, connectors: Sequence[Connector], settings: PoolSettings | None = None) -> None:
+    def __init__(
+        self, connectors: Sequence[Connector], settings: PoolSettings | None = None, observer: Observer = UNOBSERVED
+    ) -> None:
         self._settings = settings or PoolSettings()
         self._connectors = connectors
+        self._observer = observer
         self._picker = Picker(self._settings.outliers)
         self._budget = RetryBudget(share=self._settings.retry_share, floor=self._settings.retry_floor)
         session = SessionSettings(
@@ -78,7 +82,7 @@ class Pool:
             heartbeat_timeout=self._settings.heartbeat_timeout,
             max_request_bytes=self._settings.max_request_bytes,
         )
-        self._members = Membership(session, self._settings.reconnect, self._joined, self._lost, self._changed)
+        self._members = Membership(session, self._settings.reconnect, self._joined, self._lost, self._changed, observer)
         self._placing = Placing(self._members, self._picker, self._settings.patience, self._settings.most_waiting)
 
     async def __aenter__(self) -> "Pool":
@@ -138,9 +142,9 @@ class Pool:
         loop = asyncio.get_running_loop()
         request = _seeded(request)
         prefixes = prefixes_of(request.model, context.tenant, request.messages)
-        journey = self._begin()
+        journey, trail = self._begin(), self._observer.trail(Operation.CHAT, request.model, context)
         while True:
-            member, exchange = await self._depart(request, context, journey, prefixes)
+            member, exchange = await self._depart(request, context, journey, trail, prefixes)
             try:
                 while not isinstance(news := await exchange.next(), Failed):
                     match news:
@@ -152,29 +156,36 @@ class Pool:
                                 yield news
                         case Finished():
                             self._learn(member, request.model, news)
+                            trail.answered(news.usage)
                             yield journey.finished(news, loop.time())
                             return
                         case _:
                             raise _unasked(news)
+            except BaseException:
+                trail.left()
+                raise
             finally:
                 exchange.close()
-            self._go_on(journey, member, request.model, news.error)
+            self._go_on(journey, trail, member, request.model, news.error)
 
     async def embed(self, request: EmbedRequest, context: Context) -> Embeddings:
         vectors: dict[int, Embedding] = {}
-        finished = await self._gather(request, context, vectors, {})
+        trail = self._observer.trail(Operation.EMBEDDINGS, request.model, context)
+        finished = await self._gather(request, context, trail, vectors, {})
         embeddings = _in_order(vectors, len(request.texts))
         return Embeddings(embeddings, finished.usage, finished.timings)
 
     async def score(self, request: ScoreRequest, context: Context) -> Scores:
         scores: dict[int, Score] = {}
-        finished = await self._gather(request, context, {}, scores)
+        trail = self._observer.trail(Operation.SCORE, request.model, context)
+        finished = await self._gather(request, context, trail, {}, scores)
         return Scores(_in_order(scores, len(request.inputs)), finished.usage, finished.timings)
 
     async def _gather(
         self,
         request: EmbedRequest | ScoreRequest,
         context: Context,
+        trail: Trail,
         vectors: dict[int, Embedding],
         scores: dict[int, Score],
     ) -> Finished:
@@ -184,7 +195,7 @@ class Pool:
         while True:
             vectors.clear()
             scores.clear()
-            member, exchange = await self._depart(request, context, journey)
+            member, exchange = await self._depart(request, context, journey, trail)
             try:
                 while not isinstance(news := await exchange.next(), Failed):
                     match news:
@@ -194,14 +205,18 @@ class Pool:
                             scores.update(scored)
                         case Finished():
                             self._learn(member, request.model, news)
+                            trail.answered(news.usage)
                             return journey.finished(news, loop.time())
                         case Accepted():
                             journey.accepted(news)
                         case _:
                             raise _unasked(news)
+            except BaseException:
+                trail.left()
+                raise
             finally:
                 exchange.close()
-            self._go_on(journey, member, request.model, news.error)
+            self._go_on(journey, trail, member, request.model, news.error)
 
     # --- from replica to replica ---
 
@@ -215,28 +230,41 @@ class Pool:
         request: GenerateRequest | EmbedRequest | ScoreRequest,
         context: Context,
         journey: Journey,
+        trail: Trail,
         prefixes: Sequence[Prefix] = (),
     ) -> tuple[Member, Exchange]:
-        member = await self._placing.find(request.model, context, journey, prefixes)
+        try:
+            member = await self._placing.find(request.model, context, journey, prefixes)
+        except SeamError as error:
+            trail.nowhere(error)
+            raise
         assert member.session is not None  # found open, and nothing has run since
-        exchange = member.session.open(request, context, tuple(journey.given))
+        sent = trail.departs(member.address, member.replica_id, len(journey.given))
+        try:
+            exchange = member.session.open(request, sent, tuple(journey.given))
+        except SeamError as error:
+            trail.failed(error, Next.GIVE_UP.value)
+            raise
         journey.departs(asyncio.get_running_loop().time())
         return member, exchange
 
-    def _go_on(self, journey: Journey, member: Member, model: str, error: SeamError) -> None:
+    def _go_on(self, journey: Journey, trail: Trail, member: Member, model: str, error: SeamError) -> None:
         """Returns when the request may go to another replica. Raises what the caller must be told otherwise."""
         now = asyncio.get_running_loop().time()
         if error.reason in _FAULTS:
             self._picker.failed(member.address, now)
         if error.reason is Reason.QUEUE_FULL:
             self._picker.refused(model, member.standing(model), now, error.retry_after)
-        match journey.failed(member.address, error, now):
-            case Next.GIVE_UP:
-                raise error
-            case Next.RETRY if not journey.started and not self._budget.allows(now):
-                raise error
-            case _:
-                pass
+        try:
+            then = journey.failed(member.address, error, now)
+        except SeamError as poison:
+            trail.failed(poison, Next.GIVE_UP.value)
+            raise
+        if then is Next.RETRY and not journey.started and not self._budget.allows(now):
+            then = Next.GIVE_UP
+        trail.failed(error, "resume" if journey.started and then is not Next.GIVE_UP else then.value)
+        if then is Next.GIVE_UP:
+            raise error
 
     def _learn(self, member: Member, model: str, news: Finished) -> None:
         self._picker.succeeded(member.address, asyncio.get_running_loop().time())

@@ -118,9 +118,10 @@ class Session:
     @property
     def loads(self) -> dict[str, ModelLoad]:
         """By model, as the last frame told."""
-        if self._loads is None:
-            self._loads = {one.model: load_of(one) for one in self._load.models}
-        return self._loads
+        loads = self._loads
+        if loads is None:
+            loads = self._loads = {one.model: load_of(one) for one in self._load.models}
+        return loads
 
     @property
     def totals(self) -> Totals | None:

@@ -19,6 +19,7 @@ from business_svc.domain.inference import (
 )
 from business_svc.domain.prompting import PromptRules
 from business_svc.errors import Reason, SeamError
+from business_svc.observing import Operation, WorkWatch
 from business_svc.ports import Inference
 from business_svc.usecases.calling import Call, Clock, context_of, in_callers_words, with_total
 
@@ -59,9 +60,27 @@ class Answering:
 
     async def chat(self, request: GenerateRequest, call: Call) -> AsyncGenerator[AnswerEvent, None]:
         """Started, then Text (any number), then Finished. Raises SeamError. Consume under `aclosing`."""
-        begun = self._clock()
         name = request.model or DEFAULT_MODEL
-        context = context_of(call, begun, self._rules.max_seconds)
+        with call.work(Operation.CHAT, name) as work:
+            work.asked([message.content for message in request.messages])
+            async with aclosing(self._answer(request, name, call, work)) as events:
+                async for event in events:
+                    match event:
+                        case Started():
+                            work.started(event.request_id)
+                        case Text():
+                            work.said(event.text)
+                        case Finished():
+                            work.finished(event.usage, event.timings, event.reason)
+                        case Citation():
+                            pass
+                    yield event
+
+    async def _answer(
+        self, request: GenerateRequest, name: str, call: Call, work: WorkWatch
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        begun = self._clock()
+        context = context_of(call, begun, self._rules.max_seconds, work)
         model = served_model(self._inference.models(), self._inference.replicas(), name, Task.GENERATE)
         check_generate(request, model)
         messages = self._rules.prompts.conversation(request.messages)

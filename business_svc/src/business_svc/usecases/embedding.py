@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from business_svc.domain.checking import check_embed, served_model
 from business_svc.domain.inference import Embeddings, EmbedRequest, Task
+from business_svc.observing import Operation
 from business_svc.ports import Inference
 from business_svc.usecases.calling import Call, Clock, context_of, in_callers_words, with_total
 
@@ -22,9 +23,13 @@ class Embedding:
         """One vector a text, in order. Raises SeamError."""
         begun = self._clock()
         asked = replace(request, model=request.model or DEFAULT_MODEL)
-        context = context_of(call, begun, self._max_seconds)
-        models, replicas = self._inference.models(), self._inference.replicas()
-        check_embed(asked, served_model(models, replicas, asked.model, Task.EMBED))
-        with in_callers_words():
-            answer = await self._inference.embed(asked, context)
-        return replace(answer, timings=with_total(answer.timings, self._clock() - begun))
+        with call.work(Operation.EMBEDDINGS, asked.model) as work:
+            work.asked(asked.texts)
+            context = context_of(call, begun, self._max_seconds, work)
+            models, replicas = self._inference.models(), self._inference.replicas()
+            check_embed(asked, served_model(models, replicas, asked.model, Task.EMBED))
+            with in_callers_words():
+                answer = await self._inference.embed(asked, context)
+            told = replace(answer, timings=with_total(answer.timings, self._clock() - begun))
+            work.finished(told.usage, told.timings)
+            return told

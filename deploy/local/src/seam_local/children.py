@@ -39,6 +39,7 @@ class BusinessReady:
     grpc: str
     http: str
     inference: str | None
+    metrics: tuple[str, ...] = ()
 
 
 def inference(
@@ -48,10 +49,13 @@ def inference(
     environment: Mapping[str, str],
     ready_file: Path,
     certificates: LinkCertificates | None = None,
+    metrics: str = "",
 ) -> Wanted:
-    """An inference server, at the address that it had before (empty takes any)."""
+    """An inference server, at the addresses that it had before (empty takes any)."""
     link = certificates.of_inference() if certificates else proposed_link(environment)
     settings = {"SEAM_INFERENCE_LISTEN": address or ANY_PORT, "SEAM_DRAIN_SECONDS": str(plan.grace), **link}
+    if metrics:
+        settings["SEAM_INFERENCE_METRICS_LISTEN"] = metrics
     return Wanted(name, "inference_svc", _settled(plan, environment, settings), ready_file)
 
 
@@ -92,10 +96,18 @@ def inference_address(content: Mapping[str, Any]) -> str:
     return str(content["grpc"])
 
 
+def metrics_addresses(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where metrics are served, of a ready file: several where a process holds both services."""
+    told = content.get("metrics", ())
+    return (told,) if isinstance(told, str) else tuple(told)
+
+
 def business_ready(content: Mapping[str, Any]) -> BusinessReady:
     """Of a business server's ready file."""
     inference = content.get("inference")
-    return BusinessReady(str(content["grpc"]), str(content["http"]), str(inference) if inference else None)
+    return BusinessReady(
+        str(content["grpc"]), str(content["http"]), str(inference) if inference else None, metrics_addresses(content)
+    )
 
 
 def torch_threads(plan: Plan, cores: int) -> int:
@@ -106,7 +118,11 @@ def torch_threads(plan: Plan, cores: int) -> int:
 
 def proposed_settings(plan: Plan) -> dict[str, str]:
     """The variables that a plan only proposes: the environment goes before them."""
-    return {"SEAM_TORCH_THREADS": str(torch_threads(plan, usable_cores()))}
+    return {
+        "SEAM_TORCH_THREADS": str(torch_threads(plan, usable_cores())),
+        "SEAM_METRICS_LISTEN": ANY_PORT,
+        "SEAM_INFERENCE_METRICS_LISTEN": ANY_PORT,
+    }
 
 
 def _settled(plan: Plan, environment: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:

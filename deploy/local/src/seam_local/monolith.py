@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from typing import Any
 
 import business_svc.edge_tls
 import business_svc.settings
@@ -29,8 +30,13 @@ class Monolith:
         screen.take_logs()
         proposed = {name: value for name, value in proposed_settings(plan).items() if name not in environment}
         try:
-            self._business = business_svc.settings.read_settings(**_fields(business_settings(plan, ())))
-            self._inference = inference_svc.settings.read_settings(listen=ANY_PORT, **_fields(proposed))
+            told = {**proposed, **environment}
+            self._business = business_svc.settings.read_settings(
+                telemetry=business_svc.settings.telemetry_settings(told), **_fields(business_settings(plan, ()))
+            )
+            self._inference = inference_svc.settings.read_settings(
+                listen=ANY_PORT, telemetry=inference_svc.settings.telemetry_settings(told), **_fields(proposed)
+            )
         except (business_svc.settings.SettingsError, inference_svc.settings.SettingsError) as fault:
             raise BadPlan(str(fault)) from None
 
@@ -44,7 +50,15 @@ class Monolith:
                     raise CannotServe(str(fault)) from fault
             stack.push_async_callback(serving.drain, self._plan.grace)
             await announce(
-                Ready(serving.grpc, serving.http, (serving.inference,), os.getpid(), (), self._plan.keys.shown)
+                Ready(
+                    serving.grpc,
+                    serving.http,
+                    (serving.inference,),
+                    os.getpid(),
+                    (),
+                    self._plan.keys.shown,
+                    serving.metrics,
+                )
             )
             await asyncio.Event().wait()
 
@@ -56,6 +70,6 @@ class Monolith:
         os._exit(1)
 
 
-def _fields(variables: Mapping[str, str]) -> dict[str, str]:
+def _fields(variables: Mapping[str, str]) -> dict[str, Any]:
     """Variables under the names that the settings have for them."""
     return {name.removeprefix("SEAM_").lower(): value for name, value in variables.items()}

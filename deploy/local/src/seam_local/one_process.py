@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import business_svc.edge_tls
-import business_svc.server
+import business_svc.process
 import business_svc.settings
 import inference_svc.server
 import inference_svc.settings
 from business_svc.domain.inference import ReplicaState
 from business_svc.link.in_process_duplex import InProcessConnector
 from business_svc.link.pool import Pool
-from business_svc.replicas import pool_of
 from inference_svc.errors import ModelLoadError
 from inference_svc.wire.tls import TlsFault
 
@@ -41,6 +40,7 @@ class Serving:
     http: str
     inference: str
     drain: Callable[[float], Coroutine[Any, Any, None]]
+    metrics: tuple[str, ...] = ()
 
 
 @asynccontextmanager
@@ -51,9 +51,11 @@ async def one_process(
     async with inference_svc.server.serve(inference) as engine:
         await engine.ready()
         local = InProcessConnector(engine.session_service.session)
-        async with pool_of(business, [local]) as pool, business_svc.server.serve(business, pool) as edges:
-            await _all_in_use(pool)
-            yield Serving(edges.grpc_address, edges.http_address, engine.address, edges.drain)
+        async with business_svc.process.whole_server(business, [local]) as whole:
+            await _all_in_use(whole.pool)
+            edges = whole.running
+            metrics = tuple(address for address in (whole.metrics_address, engine.metrics_address) if address)
+            yield Serving(edges.grpc_address, edges.http_address, engine.address, edges.drain, metrics)
 
 
 async def _all_in_use(pool: Pool) -> None:
@@ -75,7 +77,15 @@ async def run_until_signalled(ready_file: Path) -> None:
     business.check_link()
     inference.check_link()
     async with one_process(inference, business) as serving:
-        write_ready(ready_file, {"grpc": serving.grpc, "http": serving.http, "inference": serving.inference})
+        write_ready(
+            ready_file,
+            {
+                "grpc": serving.grpc,
+                "http": serving.http,
+                "inference": serving.inference,
+                "metrics": list(serving.metrics),
+            },
+        )
         await asked_to_stop.wait()
         forget_ready(ready_file)
         await serving.drain(business.drain_seconds)

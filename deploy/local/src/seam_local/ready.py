@@ -11,7 +11,8 @@ from typing import Any
 @dataclass(frozen=True, slots=True)
 class Ready:
     """Addresses are host:port. `inference_pids` are the inference processes that were started, in the order of the
-    first addresses of `inference`; what follows runs in the business process or was joined."""
+    first addresses of `inference`; what follows runs in the business process or was joined. `metrics` are those of the
+    business first."""
 
     grpc: str
     http: str
@@ -19,6 +20,7 @@ class Ready:
     business_pid: int
     inference_pids: tuple[int, ...]
     api_key: str
+    metrics: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The shape that the README documents."""
@@ -28,6 +30,7 @@ class Ready:
             "inference": list(self.inference),
             "pids": {"business": self.business_pid, "inference": list(self.inference_pids)},
             "api_key": self.api_key,
+            "metrics": list(self.metrics),
         }
 
 

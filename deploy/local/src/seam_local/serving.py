@@ -106,6 +106,7 @@ def _show(ready: Ready, plan: Plan, screen: Screen) -> None:
             "gRPC": ready.grpc,
             "HTTP": f"http://{ready.http}",
             "inference": " ".join(ready.inference),
+            "metrics": " ".join(f"http://{address}/metrics" for address in ready.metrics) or "none",
             "API key": ready.api_key,
         }
     )

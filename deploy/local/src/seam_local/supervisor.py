@@ -30,6 +30,7 @@ class _Replica:
     name: str
     child: Child | None = None
     address: str = ""
+    metrics: str = ""
     started_at: float = 0.0
     is_serving: bool = False
     backoff: Backoff = field(default_factory=Backoff)
@@ -76,12 +77,19 @@ class Supervisor:
         """Again at the address it had, so that the business finds it there."""
         ready_file = self._folder / f"{replica.name}.json"
         started = children.inference(
-            self._plan, replica.name, replica.address, self._environment, ready_file, self._certificates
+            self._plan,
+            replica.name,
+            replica.address,
+            self._environment,
+            ready_file,
+            self._certificates,
+            replica.metrics,
         )
         replica.started_at = asyncio.get_running_loop().time()
         replica.child = await started.start(self._screen.child_line)
         content = await replica.child.ready(self._plan.start_timeout)
         replica.address = children.inference_address(content)
+        replica.metrics = "".join(children.metrics_addresses(content))
         replica.is_serving = True
 
     async def _start_business(self) -> None:
@@ -162,6 +170,10 @@ class Supervisor:
             business_pid=self._business.pid,
             inference_pids=tuple(replica.child.pid for replica in self._replicas if replica.child),
             api_key=self._plan.keys.shown,
+            metrics=(
+                *self._business_ready.metrics,
+                *(replica.metrics for replica in self._replicas if replica.metrics),
+            ),
         )
 
 

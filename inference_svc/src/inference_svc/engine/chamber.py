@@ -13,6 +13,7 @@ from inference_svc.engine.generation_driver import GenerationDriver
 from inference_svc.engine.plans import GenerationLimits
 from inference_svc.engine.runner import BlockCache, EncoderRunner, GenerationRunner, SharedCache
 from inference_svc.engine.settings import EngineSettings
+from inference_svc.engine.step_tally import StepTally
 from inference_svc.model import LoadedModel
 from inference_svc.requests import ModelLoad, Task
 
@@ -28,6 +29,8 @@ class Chamber:
         self._clock = clock
         self._time = time
         self._costs = StepCosts()
+        self.tally = StepTally()
+        self.cache_token_count = 0
         self.driver, self.most_tokens = self._furnish(model)
         bounds = Bounds(settings.max_waiting_sequences, settings.max_waiting_tokens)
         self.door = Door(bounds, self._costs, self.driver.facts(), self.most_tokens)
@@ -37,7 +40,7 @@ class Chamber:
         settings = self._settings
         if model.info.task is Task.GENERATE:
             runner: GenerationRunner = model.runner  # type: ignore[assignment]  # by the task, as LoadedModel says
-            cache = _cache_tokens(runner)
+            self.cache_token_count = cache = _cache_tokens(runner)
             limits = GenerationLimits(
                 slot_count=runner.slot_count,
                 cache_token_count=cache,
@@ -47,11 +50,14 @@ class Chamber:
                 tenant_weights=settings.tenant_weights,
                 cache_block_tokens=runner.cache_block_tokens if isinstance(runner, BlockCache) else 1,
             )
-            generation = GenerationDriver(runner, model.tokenizer, limits, self._costs, self._clock, self._time)
+            generation = GenerationDriver(
+                runner, model.tokenizer, limits, self._costs, self._clock, self._time, self.tally
+            )
             return generation, min(cache, runner.max_context_tokens)
         encoder: EncoderRunner = model.runner  # type: ignore[assignment]  # by the task, as LoadedModel says
         passes = EncoderLimits(model.step_token_budget, settings.aging_steps, settings.tenant_weights)
-        return EncodingDriver(encoder, model.info, passes, self._costs, self._clock, self._time), None
+        driver = EncodingDriver(encoder, model.info, passes, self._costs, self._clock, self._time, self.tally)
+        return driver, None
 
     @property
     def sequence_count(self) -> int:

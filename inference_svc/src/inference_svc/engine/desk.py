@@ -50,6 +50,7 @@ class Submit:
 @dataclass(frozen=True, slots=True)
 class Cancel:
     ticket: Ticket
+    asked: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Forget:
     """As Cancel, but nobody is left to be told."""
 
     ticket: Ticket
+    asked: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ class Desk:
             ticket = self._live.get(id(outlet), {}).get(request_id)
             if ticket is not None and ticket.key not in self._cancelled:
                 self._cancelled.add(ticket.key)
-                self._put(Cancel(ticket))
+                self._put(Cancel(ticket, self._clock()))
 
     def grant(self, outlet: Outlet, request_id: int, credits: int) -> None:
         with self._changed:
@@ -144,7 +146,7 @@ class Desk:
         with self._changed:
             for ticket in list(self._live.get(id(outlet), {}).values()):
                 self._strike_off(ticket)
-                self._put(Forget(ticket))
+                self._put(Forget(ticket, self._clock()))
 
     def open_door(self, name: str, task: Task, door: Door, errand: Errand) -> None:
         """What comes through the door finds the errand done. Raises ValueError where the name is taken."""

@@ -13,6 +13,7 @@ from inference_svc.engine.encoder_former import Computed, EncoderFormer, Encoder
 from inference_svc.engine.isolation import Isolation
 from inference_svc.engine.runner import EncoderRunner
 from inference_svc.engine.step_budget import StepBudget
+from inference_svc.engine.step_tally import StepTally
 from inference_svc.errors import InternalFault
 from inference_svc.requests import (
     EmbedWork,
@@ -45,12 +46,15 @@ class EncodingDriver:
         costs: StepCosts,
         clock: Callable[[], float],
         time: DeviceTime,
+        tally: StepTally,
     ) -> None:
         self._runner = runner
         self._info = info
         self._costs = costs
         self._clock = clock
         self._time = time
+        self._tally = tally
+        self._capacity = limits.pass_token_budget
         self._former = EncoderFormer(limits, costs)
         self._budget = StepBudget(limits.pass_token_budget)
         self._last_end: float | None = None  # of the pass before, if there has been work ever since
@@ -100,6 +104,7 @@ class EncodingDriver:
             ended = self._clock()
             self._time.switch(Cause.HOST, ended)
         self._former.token_budget = self._budget.stepped(apart.too_big)
+        self._tally.stepped(planned.tokens, 0, len(planned.inputs), self._capacity)
         turn_began = began if self._last_end is None else self._last_end
         self._costs.stepped(planned.tokens, 0, ended - started, ended - turn_began)
         computed, failed = self._former.commit(planned, rows)

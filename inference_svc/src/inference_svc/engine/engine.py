@@ -11,10 +11,13 @@ from inference_svc.engine.chamber import Chamber
 from inference_svc.engine.desk import Cancel, Desk, Errand, Forget, Grant, Outlet, Submit
 from inference_svc.engine.device_share import DeviceShare
 from inference_svc.engine.device_time import Cause, DeviceTime
+from inference_svc.engine.door import Facts
 from inference_svc.engine.driver import News
 from inference_svc.engine.settings import EngineSettings
+from inference_svc.engine.step_tally import StepTally
 from inference_svc.errors import Cancelled, Draining, EngineStopped, SeamError
 from inference_svc.model import LoadedModel
+from inference_svc.observing import UNOBSERVED, EngineObserver
 from inference_svc.requests import Encoding, Failed, Generation, ModelLoad, ModelTotals
 
 _STOPPED = "the engine has stopped"
@@ -44,6 +47,7 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         died: Callable[[str], None] = lambda reason: None,
         wanted: Callable[[str], None] = lambda name: None,
+        observer: EngineObserver = UNOBSERVED,
     ) -> None:
         """`died` is called on the model thread, with the reason, when the engine can compute nothing any more; by
         then every request has been told. `wanted` is called, on the thread that submits, with the name of a sleeping
@@ -52,6 +56,9 @@ class Engine:
         self._clock = clock
         self._died = died
         self._wanted = wanted
+        self._observer = observer
+        self._cancelled: list[tuple[str, float]] = []  # model and moment, of this turn
+        self._facts: Mapping[str, Facts] = {}
         self._desk = Desk(clock)
         self._time = DeviceTime(Cause.NO_WORK, clock())
         self._share = DeviceShare()
@@ -247,6 +254,14 @@ class Engine:
         """The model thread's time since the engine was made, by cause; the sum is all of it."""
         return self._time.read(self._clock())
 
+    def facts(self) -> Mapping[str, Facts]:
+        """By model, as of the last step."""
+        return self._facts
+
+    def tallies(self) -> Mapping[str, tuple[StepTally, int]]:
+        """What each model's steps have computed, and how many tokens its cache holds."""
+        return {name: (chamber.tally, chamber.cache_token_count) for name, chamber in tuple(self._chambers.items())}
+
     # --- the model thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -271,6 +286,8 @@ class Engine:
         for chamber in self._chambers.values():
             news += chamber.driver.expire(now)
             chamber.driver.tidy()
+        if self._cancelled:
+            self._tell_cancelled()
         stepped = self._step(news)
         self._publish()
         self._deliver(news)
@@ -304,21 +321,30 @@ class Engine:
         match command:
             case Submit(work=work, arrived=arrived):
                 return chamber.driver.submit(key, work, arrived)
-            case Cancel():
+            case Cancel(asked=asked):
                 removed = chamber.driver.remove(key)
+                if removed:
+                    self._cancelled.append((command.ticket.model, asked))
                 return [(key, Failed(Cancelled("the caller cancelled")))] if removed else []
-            case Forget():
-                chamber.driver.remove(key)
+            case Forget(asked=asked):
+                if chamber.driver.remove(key):
+                    self._cancelled.append((command.ticket.model, asked))
             case Grant(credits=credits):
                 chamber.driver.grant(key, credits)
         return []
 
     def _publish(self) -> None:
-        facts = {name: chamber.driver.facts() for name, chamber in self._chambers.items()}
+        facts = self._facts = {name: chamber.driver.facts() for name, chamber in self._chambers.items()}
         waits = self._desk.learn(facts)
         self._loads = tuple(
             chamber.load(facts[name], waits[name]) for name, chamber in self._chambers.items() if name in waits
         )
+
+    def _tell_cancelled(self) -> None:
+        now = self._clock()
+        for model, asked in self._cancelled:
+            self._observer.cancelled(model, now - asked)
+        self._cancelled.clear()
 
     def _deliver(self, news: News) -> None:
         for outlet, events in self._desk.settle(news):

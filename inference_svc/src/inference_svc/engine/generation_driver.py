@@ -12,6 +12,7 @@ from inference_svc.engine.plans import GenerationLimits, Placement
 from inference_svc.engine.runner import BlockCache, DeviceLost, GenerationRunner, Row, SampledToken, TextDecoder
 from inference_svc.engine.scheduler import GenerationScheduler
 from inference_svc.engine.step_budget import StepBudget
+from inference_svc.engine.step_tally import StepTally
 from inference_svc.errors import SeamError, StepFailed
 from inference_svc.requests import Encoding, Failed, Generation
 
@@ -25,12 +26,14 @@ class GenerationDriver:
         costs: StepCosts,
         clock: Callable[[], float],
         time: DeviceTime,
+        tally: StepTally,
     ) -> None:
         self._runner = runner
         self._limits = limits
         self._costs = costs
         self._clock = clock
         self._time = time
+        self._tally = tally
         sharing = runner if isinstance(runner, BlockCache) else None
         self._scheduler = GenerationScheduler(limits, decoder, costs, sharing)
         self._budget = StepBudget(limits.step_token_budget)
@@ -103,6 +106,8 @@ class GenerationDriver:
             self._time.switch(Cause.HOST, ended)
         self._scheduler.token_budget = self._budget.stepped(apart.too_big)
         news += self._scheduler.commit(step, results, ended)
+        self._tally.stepped(step.prompt_tokens, step.decode_rows, len(step.rows), self._limits.step_token_budget)
+        self._tally.stalls += self._scheduler.take_stalls()
         turn_began = began if self._last_end is None else self._last_end
         self._costs.stepped(step.prompt_tokens, step.decode_rows, ended - started, ended - turn_began)
         self._last_end = ended if self.has_work else None

@@ -53,6 +53,7 @@ class GenerationScheduler:
         self._deadlines: list[tuple[float, int]] = []
         self._step = 0
         self._arrivals = 0
+        self._stalls = 0
 
     # --- facts in ---------------------------------------------------------------------------------------------------
 
@@ -199,6 +200,11 @@ class GenerationScheduler:
                 events += [(key, event) for event in self._take(sequence, result, now)]
         return events
 
+    def take_stalls(self) -> int:
+        """How often, since the last call, a sequence used its last credit with more to say."""
+        stalls, self._stalls = self._stalls, 0
+        return stalls
+
     def next_deadline(self) -> float | None:
         while self._deadlines and self._deadlines[0][1] not in self._alive:
             heapq.heappop(self._deadlines)
@@ -252,6 +258,7 @@ class GenerationScheduler:
             self._end(sequence)
             return [Failed(_caused(InternalFault("the token could not be turned into text"), error))]
         if finished is None:
+            self._stalls += not sequence.has_credit
             return [tokens]
         self._end(sequence)
         self._costs.left_slot(now - sequence.placed_at, sequence.output_count - sequence.placed_outputs)

@@ -42,6 +42,7 @@ class ReplayServer:
 
     def __init__(self, settings: Settings, answers: Answers, pace: Pace) -> None:
         self.addresses: tuple[str, ...] = ()
+        self.metrics_address = ""  # a replay has none
         self.catalogue = Catalogue.fixed(answers.models)
         self.health = Health(SERVICES)
         engine = ReplayEngine(pace, time.monotonic)

@@ -12,6 +12,7 @@ from seam.inference.v1.inference_service_pb2_grpc import add_InferenceServiceSer
 from seam.inference.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 
 from inference_svc.wire.health import Health
+from inference_svc.wire.observed_calls import Observed, ObservedCalls
 from inference_svc.wire.open_inference.servicer import OpenInferenceServicer
 from inference_svc.wire.peers import AllowedPeers
 from inference_svc.wire.reflection import add_reflection
@@ -30,12 +31,16 @@ def grpc_server(
     health: Health,
     max_message_bytes: int,
     peers: AllowedPeers | None = None,
+    observed: Observed | None = None,
 ) -> grpc.aio.Server:
     """Not started, bound to nothing yet."""
+    interceptors: list[grpc.aio.ServerInterceptor] = []
+    if observed is not None:
+        interceptors.append(ObservedCalls(frozenset(SERVICES), observed))
+    if peers is not None:
+        interceptors.append(peers)
     server = grpc.aio.server(
-        options=_options(max_message_bytes),
-        interceptors=() if peers is None else (peers,),
-        maximum_concurrent_rpcs=MAX_CALLS,
+        options=_options(max_message_bytes), interceptors=interceptors, maximum_concurrent_rpcs=MAX_CALLS
     )
     add_InferenceServiceServicer_to_server(inference, server)
     add_ModelServiceServicer_to_server(models, server)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import grpc
@@ -124,7 +125,9 @@ class InferenceServicer(service_grpc.InferenceServiceServicer):
         return Request(model, work, self._context(context, call))
 
     def _context(self, context: session_pb.RequestContext, call: Call) -> Context:
-        return read_context(context, self._clock(), call.time_remaining())
+        """A call may carry its trace in the message or, as other clients do, in metadata."""
+        read = read_context(context, self._clock(), call.time_remaining())
+        return read if read.traceparent else _traced(read, call)
 
 
 async def _messages(
@@ -200,6 +203,11 @@ class ModelServicer(model_grpc.ModelServiceServicer):
 
     def _changeable(self) -> Residency:
         return changeable(self._residency, may_change=self._may_change)
+
+
+def _traced(context: Context, call: Call) -> Context:
+    told = {key: value for key, value in call.invocation_metadata() or () if isinstance(value, str)}
+    return replace(context, traceparent=told.get("traceparent", ""), tracestate=told.get("tracestate", ""))
 
 
 def _generate_response(answer: Answer) -> service_pb.GenerateResponse:

@@ -32,6 +32,7 @@ from inference_svc.errors import (
     QueueFull,
     UnknownRequest,
 )
+from inference_svc.observing import UNOBSERVED, Arrival, RequestObserver, RequestWatch
 from inference_svc.requests import Event, Failed, Finished, GenerateWork, ModelLoad, Request, Work
 from inference_svc.wire.allowance import Allowance, window_for
 from inference_svc.wire.inference_wire import read_submit, write_load, write_model, write_totals
@@ -84,8 +85,10 @@ class SessionService:
         replica_id: str,
         clock: Callable[[], float],
         recorder: Recorder | None = None,
+        observer: RequestObserver = UNOBSERVED,
     ) -> None:
         self.engine = engine
+        self.observer = observer
         self.admission = admission
         self.limits = limits
         self.clock = clock
@@ -198,6 +201,7 @@ class _Live:
     `allowance` is there from then on, for a generation."""
 
     fingerprint: bytes
+    watch: RequestWatch
     admitting: asyncio.Task[None] | None = None
     early_credits: int = 0
     allowance: Allowance | None = None
@@ -251,7 +255,9 @@ class _Session:
         self._outbox.clear()
 
     def _tell(self, request_id: int, live: _Live, event: Event) -> None:
-        live.ended = isinstance(event, Finished | Failed)
+        if isinstance(event, Finished | Failed):
+            live.ended = True
+            live.watch.ended(event)
         self._outbox.put(request_id, event)
 
     # --- the writer's side ---
@@ -293,11 +299,14 @@ class _Session:
         if self._models_are_old:
             self._models_told = self._service.models_version
             frame.models.models.extend(self._service.models())
-        for request_id, token_count, ended in self._outbox.fill(frame):
+        written = self._outbox.fill(frame)
+        for request_id, token_count, ended in written:
             if ended:
                 del self._live[request_id]
             elif token_count:
                 self._go_on(request_id, token_count)
+        if written:
+            self._service.observer.frame(len(written))
         self._told_draining = self._service.draining
         frame.load.CopyFrom(self._service.load())
         if (now := self._service.clock()) - self._told_totals >= TOTALS_SECONDS:
@@ -314,6 +323,9 @@ class _Session:
     async def close(self) -> None:
         """Cancels everything of the session, and waits until nothing of it runs on the event loop."""
         self._service.engine.close_outlet(self)
+        gone = Failed(Cancelled("the session ended"))
+        for live in self._live.values():
+            live.watch.ended(gone)
         tasks = [*self._admissions, *([self._reader] if self._reader is not None else [])]
         for task in tasks:
             task.cancel()
@@ -357,15 +369,19 @@ class _Session:
             return
         self._highest = request_id
         limit = self._service.limits.max_live_requests
+        watch = self._service.observer.received(_arrival_of(submit))
         if self._service.draining:
-            self._outbox.refuse(request_id, Failed(Draining("this replica takes no new work")))
+            self._refuse(request_id, watch, Draining("this replica takes no new work"))
         elif len(self._live) >= limit:
-            self._outbox.refuse(
-                request_id, Failed(QueueFull(f"the session has {limit} live requests, the most it may"))
-            )
+            self._refuse(request_id, watch, QueueFull(f"the session has {limit} live requests, the most it may"))
         else:
-            live = self._live[request_id] = _Live(fingerprint)
+            live = self._live[request_id] = _Live(fingerprint, watch)
             self._admit(request_id, live, submit)
+
+    def _refuse(self, request_id: int, watch: RequestWatch, error: Exception) -> None:
+        refusal = Failed(error)
+        watch.ended(refusal)
+        self._outbox.refuse(request_id, refusal)
 
     def _submit_again(self, request_id: int, fingerprint: bytes) -> None:
         live = self._live.get(request_id)
@@ -403,6 +419,7 @@ class _Session:
             live.allowance = Allowance(ready.credits, window_for(work.detail.top_logprob_count))
             if (first := live.allowance.hand_over()) != ready.credits:
                 ready = replace(ready, credits=first)
+        live.watch.admitted()
         self._service.engine.submit(self, request_id, ready)
         self._tell(request_id, live, self._service.admission.accepted(ready))
 
@@ -446,3 +463,16 @@ class _Session:
     def _hand_over(self, request_id: int, live: _Live, credits: int) -> None:
         if live.allowance is not None and (more := live.allowance.granted(credits)):
             self._service.engine.grant(self, request_id, more)
+
+
+def _arrival_of(submit: session_pb.Submit) -> Arrival:
+    context = submit.context
+    return Arrival(
+        way="session",
+        model=submit.model,
+        task=submit.WhichOneof("work") or "",
+        tenant=context.tenant_key,
+        traceparent=context.trace.traceparent,
+        tracestate=context.trace.tracestate,
+        given=len(submit.generate.resume.output_token_ids),
+    )

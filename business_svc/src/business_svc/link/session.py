@@ -69,6 +69,7 @@ class Session:
         self._settings = settings
         self._load = first.load
         self._loads: dict[str, ModelLoad] | None = None
+        self._now = asyncio.get_running_loop().time  # which whoever gathers metrics may read on a thread of its own
         self._totals: tuple[session_pb2.Totals, float] | None = None  # and when they came
         self._note_totals(first)
         self._outbox = Outbox(settings.frame_bytes)
@@ -129,7 +130,7 @@ class Session:
         if self._totals is None:
             return None
         told, came = self._totals
-        return totals_of(told, asyncio.get_running_loop().time() - came)
+        return totals_of(told, self._now() - came)
 
     @property
     def live_request_count(self) -> int:
@@ -271,7 +272,7 @@ class Session:
 
     def _note_totals(self, frame: SessionResponse) -> None:
         if frame.HasField("totals"):
-            self._totals = frame.totals, asyncio.get_running_loop().time()
+            self._totals = frame.totals, self._now()
 
     def _note_seen(self, exchange: Exchange) -> None:
         if not exchange.seen:

@@ -43,8 +43,15 @@ class BlockPool:
         self._asked_tokens = self._hit_tokens = self._evicted = 0
 
     def match(self, keys: Sequence[bytes], asked_tokens: int = 0) -> list[int]:
-        """The blocks of the longest run of leading `keys` that are published, each now held once more. `asked_tokens`
-        is for the counters: 0 where the same sequence asks again."""
+        """As `hold`, for a sequence that will not compute what is found. `asked_tokens` is for the counters: 0 where
+        the same sequence asks again."""
+        found = self.hold(keys)
+        self._asked_tokens += asked_tokens
+        self._hit_tokens += len(found) * self.block_tokens
+        return found
+
+    def hold(self, keys: Sequence[bytes]) -> list[int]:
+        """The blocks of the longest run of leading `keys` that are published, each now held once more."""
         found = []
         for key in keys:
             block = self._by_key.get(key)
@@ -53,8 +60,6 @@ class BlockPool:
             found.append(block)
             self._holders[block] += 1
             self._idle.pop(block, None)
-        self._asked_tokens += asked_tokens
-        self._hit_tokens += len(found) * self.block_tokens
         return found
 
     def has(self, key: bytes) -> bool:

@@ -112,7 +112,7 @@ class PrefixStore:
     def _publish(self, slot: int, keys: Sequence[bytes], *, must_hold: int = 0) -> None:
         """Keep what is not kept of these leading blocks of a slot, as far as there is place; all count as used now.
         Nothing where fewer than `must_hold` of the first are kept still: they cost a copy that would be lost again."""
-        held = self._pool.match(keys)
+        held = self._pool.hold(keys)
         first = len(held)
         if first >= must_hold:
             taken = self._pool.take(min(len(keys) - first, self._pool.available))

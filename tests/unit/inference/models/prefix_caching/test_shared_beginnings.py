@@ -191,6 +191,17 @@ def test_whoever_comes_the_store_keeps_to_its_size_and_holds_nothing_when_idle(
     assert counts.free_blocks + counts.cached_blocks == 6
 
 
+def test_only_what_need_not_be_computed_is_counted_as_found(small: PackedGenerationRunner) -> None:
+    before, asked = small.prefix_counts, generation(_ids(50, seed=21), 3)
+    one_by_one(small, {"first": asked})
+    first = small.prefix_counts
+    one_by_one(small, {"again": asked})
+    again = small.prefix_counts
+    assert first.hit_tokens == before.hit_tokens
+    assert again.hit_tokens - first.hit_tokens == 48
+    assert again.asked_tokens - before.asked_tokens == 100
+
+
 def test_what_was_used_longest_ago_goes_first(small: PackedGenerationRunner) -> None:
     first, second, third = (generation(_ids(49, seed=number), 1) for number in (10, 11, 12))
     for name, each in {"1": first, "2": second, "1 again": first, "3": third}.items():

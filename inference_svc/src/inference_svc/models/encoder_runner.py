@@ -15,6 +15,7 @@ from inference_svc.models.packed_bidirectional import ATTENTION_NAME, PackedLayo
 from inference_svc.models.packed_mpnet import PackedMPNet
 from inference_svc.models.pooling import Readout
 from inference_svc.models.prepacked import own_weights, prepack_linears
+from inference_svc.models.row_counts import filler_count
 from inference_svc.requests import EncodedInput
 
 
@@ -55,19 +56,20 @@ class PackedEncoderRunner:
 
     def _pass(self, laid: Sequence[EncodedInput]) -> torch.Tensor:
         layout = PackedLayout.of([len(one.token_ids) for one in laid], self._device)
+        filler = filler_count(layout.token_count, self._device)
+        positions = torch.nn.functional.pad(layout.positions, (0, filler))
         tensors = {
-            "input_ids": self._row(token for one in laid for token in one.token_ids),
-            "position_ids": (layout.positions + self._first_position)[None],
+            "input_ids": self._row((token for one in laid for token in one.token_ids), filler),
+            "position_ids": (positions + self._first_position)[None],
         }
         if self._has_type_ids:
-            tensors["token_type_ids"] = self._row(
-                kind for one in laid for kind in (one.type_ids or (0,) * len(one.token_ids))
-            )
+            kinds = (kind for one in laid for kind in (one.type_ids or (0,) * len(one.token_ids)))
+            tensors["token_type_ids"] = self._row(kinds, filler)
         hidden = self._body(**tensors, **self._options, packing=layout).last_hidden_state[0]  # type: ignore[attr-defined]
         return self._readout(hidden, layout)
 
-    def _row(self, values: Iterator[int]) -> torch.Tensor:
-        return torch.tensor([list(values)], dtype=torch.int64, device=self._device)
+    def _row(self, values: Iterator[int], filler: int) -> torch.Tensor:
+        return torch.tensor([[*values, *[0] * filler]], dtype=torch.int64, device=self._device)
 
 
 def first_position(model: PreTrainedModel) -> int:

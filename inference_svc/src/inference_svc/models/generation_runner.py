@@ -144,6 +144,11 @@ class PackedGenerationRunner:
     def prefix_counts(self) -> PrefixCounts:
         return self._steps.prefix_counts
 
+    @property
+    def open_slots(self) -> frozenset[int]:
+        """Slots that hold a sequence now."""
+        return frozenset(self._prompt_lengths)
+
     def open(self, slot: int, generation: Generation) -> int:
         with device_faults_named(self._device):
             self._sampler.open(slot, generation)

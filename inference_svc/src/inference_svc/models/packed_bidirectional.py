@@ -52,9 +52,14 @@ class PackedLayout:
         return cls(tuple(lengths), device, tuple(groups), starts.to(device), positions.to(device))
 
     @property
+    def token_count(self) -> int:
+        """Of all inputs; the row may be longer, with filler at its end that nobody reads."""
+        return self.groups[-1].end
+
+    @property
     def lasts(self) -> torch.Tensor:
         """Index in the row of every input's last token."""
-        return torch.cat([self.starts[1:], self.starts.new_tensor([sum(self.lengths)])]) - 1
+        return torch.cat([self.starts[1:], self.starts.new_tensor([self.token_count])]) - 1
 
     def window_mask(self, length: int, window: int, causal: bool) -> torch.Tensor:
         """`(length, length)` bool, true where a query (row) sees a key: fewer than `window` tokens away. Kept for
@@ -109,6 +114,7 @@ def attend(
     input, its upper left corner to shorter ones; it depends on distance alone."""
     tokens, heads = query.shape[2], query.shape[1]
     out: torch.Tensor = value.new_empty(1, tokens, heads, value.shape[3])
+    out[:, packing.token_count :] = 0.0
     for group in packing.groups:
         mask, plain_causal = None, causal
         if window is not None and group.length > window:

@@ -12,6 +12,7 @@ from inference_svc.models.kv_cache import SlotCache
 from inference_svc.models.packed_attention import PackedAttention
 from inference_svc.models.packed_steps import LogitsAt
 from inference_svc.models.prefix_store import PrefixSettings, PrefixStore
+from inference_svc.models.row_counts import decode_filler_count
 from inference_svc.models.step_plan import StepPlan, plan_step
 from inference_svc.requests import Generation
 
@@ -79,10 +80,9 @@ class SlotSteps:
         return self._plan.row_ends
 
     def forward(self, wanted: Sequence[int]) -> torch.Tensor:
-        """Never a product of one row: its kernel sums in another order than that of many. So a lone token gets a
-        neighbour that nobody reads, and so does a lone row of logits."""
+        """Tokens get neighbours that nobody reads, by the rule of row_counts; so does a lone row of logits."""
         plan = self._plan
-        filler = [0] if len(plan.token_ids) == 1 else []
+        filler = [0] * decode_filler_count(len(plan.token_ids), self._device)
         token_ids = torch.tensor(plan.token_ids + filler, device=self._device)
         positions = torch.tensor(plan.positions + filler, device=self._device)
         self._attention.begin(plan, positions)

@@ -161,6 +161,23 @@ def test_an_input_keeps_its_vector_to_the_last_bits_whatever_lies_beside_it() ->
     assert np.abs(together - alone).max() < 1e-5
 
 
+def test_rows_are_laid_in_few_lengths_so_that_kernels_are_made_once() -> None:
+    model = made("bert", "Model")
+    runner = PackedEncoderRunner(model, vector_readout(model, SentenceFiles()))
+    lengths = set()
+
+    def note(_module: Any, _args: Any, given: dict[str, Any]) -> None:
+        assert {given[name].shape for name in ("input_ids", "position_ids", "token_type_ids")} == {
+            given["input_ids"].shape
+        }
+        lengths.add(given["input_ids"].shape[1])
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
+    for count in range(1, 60):
+        runner.encode([EncodedInput(0, (5,) * count), EncodedInput(1, (6, 7))])
+    assert lengths == set(range(8, 65, 8))
+
+
 def test_plain_linear_layers_give_the_same_as_prepacked_ones() -> None:
     model, twin = made("roberta", "Model"), made("roberta", "Model")
     inputs = inputs_for(model)

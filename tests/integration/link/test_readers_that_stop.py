@@ -94,7 +94,9 @@ async def test_the_engine_stops_for_those_who_stop_reading_and_for_nobody_else()
         assert {len(text) for text in texts} == {200}
         state = await replica.state()
         assert state["live_requests"] == 2
-        assert state["computed_tokens"] - computed < 6 * 400, "nothing more for those who do not read"
+        others_cost = 6 * 400  # with what is computed again of those who gave them their slots
+        computed = await until_still(replica)  # windows on the way may still grow a little, within what they hold
+        assert computed < SOCKETS_HOLD + others_cost, "nothing more for those who do not read"
         assert replica.memory - memory < 32 * 1024 * 1024
         writer.transport.abort()
         rest = await text_of(stopped)

@@ -65,7 +65,9 @@ def up(
         screen.say(str(fault), style="bold red")
         raise typer.Exit(2) from None
     work = Demo(demo, screen.out, started).run if demo else None
-    raise typer.Exit(asyncio.run(serve(plan, os.environ, screen, work)))
+    # A line for each request would stand in the middle of what the demonstration shows.
+    environment = {"SEAM_LOG_REQUESTS": "off", **os.environ} if work else os.environ
+    raise typer.Exit(asyncio.run(serve(plan, environment, screen, work)))
 
 
 def main() -> None:

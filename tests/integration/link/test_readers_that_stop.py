@@ -75,9 +75,11 @@ async def until_still(replica: ReplicaProcess) -> int:
 
 
 async def test_the_engine_stops_for_those_who_stop_reading_and_for_nobody_else() -> None:
+    """There are slots for all: who has no credits for a moment while others wait gives its slot away, and is computed
+    again, which the sum could not tell from going on."""
     async with (
         asyncio.timeout(150),
-        echo_server("--context", "6000", "--step-seconds", "0.0002", "--slots", "4") as replica,
+        echo_server("--context", "6000", "--step-seconds", "0.0002", "--slots", "8") as replica,
         business_over(replica) as business,
         grpc.aio.insecure_channel(business.grpc_address, options=SMALL_WINDOWS) as narrow,
         grpc.aio.insecure_channel(business.grpc_address) as wide,
@@ -94,11 +96,7 @@ async def test_the_engine_stops_for_those_who_stop_reading_and_for_nobody_else()
         assert {len(text) for text in texts} == {200}
         state = await replica.state()
         assert state["live_requests"] == 2
-        # Those who gave their slots away are computed again with every grant that still comes, and what is on its way
-        # may take in a little more: how often is not known, only that it ends.
-        others_cost = 6 * 400
-        computed = await until_still(replica)
-        assert computed < SOCKETS_HOLD + others_cost, "nothing more for those who do not read"
+        assert state["computed_tokens"] - computed < 6 * 250, "nothing more for those who do not read"
         assert replica.memory - memory < 32 * 1024 * 1024
         writer.transport.abort()
         rest = await text_of(stopped)

@@ -169,7 +169,7 @@ class Trial:
         return min(0.5, statistics.median(recent))
 
 
-def measure(way: str, samples: int, threads: int) -> dict[str, Any]:
+def measure(way: str, samples: int, seconds: float, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     budget, bound = WAYS[way]
     spec = ModelSpec(
@@ -191,7 +191,8 @@ def measure(way: str, samples: int, threads: int) -> dict[str, Any]:
     watch.steps.clear()
     with Meter() as meter:
         trial.plain_steps(20)
-        while len(trial.waits) < samples:
+        over = time.perf_counter() + seconds
+        while len(trial.waits) < samples and time.perf_counter() < over:
             trial.one()
     engine.stop()
     plain = statistics.median(ended - began for began, ended, prompt in watch.steps if not prompt)
@@ -214,7 +215,7 @@ def measure(way: str, samples: int, threads: int) -> dict[str, Any]:
     }
 
 
-def in_a_process(way: str, samples: int, threads: int) -> dict[str, Any]:
+def in_a_process(way: str, samples: int, seconds: float, threads: int) -> dict[str, Any]:
     words = [
         sys.executable,
         "-m",
@@ -223,10 +224,12 @@ def in_a_process(way: str, samples: int, threads: int) -> dict[str, Any]:
         way,
         "--samples",
         str(samples),
+        "--seconds",
+        str(seconds),
         "--threads",
         str(threads),
     ]
-    done = subprocess.run(words, cwd=HERE.parent, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(words, cwd=HERE.parent, capture_output=True, text=True, timeout=seconds + 600, check=False)
     if done.returncode:
         raise SystemExit(f"{way} ended with {done.returncode}:\n{done.stderr[-3000:]}")
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
@@ -235,17 +238,18 @@ def in_a_process(way: str, samples: int, threads: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--samples", type=int, default=120, help="short prompts a way")
+    parser.add_argument("--samples", type=int, default=120, help="short prompts a way, at most")
+    parser.add_argument("--seconds", type=float, default=240, help="for each way: the trial under way then ends it")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.one, options.samples, options.threads)))
+        print(json.dumps(measure(options.one, options.samples, options.seconds, options.threads)))
         return
     rows = []
     for way in options.ways:
         print(f"{way} ...", flush=True)
-        rows.append({"way": way, **in_a_process(way, options.samples, options.threads)})
+        rows.append({"way": way, **in_a_process(way, options.samples, options.seconds, options.threads)})
     report(
         f"First token of {SHORT_PROMPT} tokens beside {RUNNING} running answers and a prompt of {LONG_PROMPT}",
         [{"figure": name, **{row["way"]: row[name] for row in rows}} for name in rows[0] if name != "way"],

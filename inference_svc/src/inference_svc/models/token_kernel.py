@@ -58,12 +58,29 @@ def _exponential(x: Any) -> Any:
 
 @njit(**_LOOPS)  # type: ignore[untyped-decorator]
 def _score(weights: Any, query: Any, keys: Any, first: Any, end: Any, scale: Any) -> None:
-    for position in range(first, end):
-        for head in range(query.shape[0]):
+    """Four heads at a time: a key is read once for them, and their sums are added side by side."""
+    head = 0
+    while head + 4 <= query.shape[0]:
+        for position in range(first, end):
+            key = keys[position]
+            one, two, three, four = _zero, _zero, _zero, _zero
+            for index in range(query.shape[1]):
+                number = _number(key[index])
+                one += query[head, index] * number
+                two += query[head + 1, index] * number
+                three += query[head + 2, index] * number
+                four += query[head + 3, index] * number
+            weights[head, position] = one * scale
+            weights[head + 1, position] = two * scale
+            weights[head + 2, position] = three * scale
+            weights[head + 3, position] = four * scale
+        head += 4
+    for rest in range(head, query.shape[0]):
+        for position in range(first, end):
             total = _zero
             for index in range(query.shape[1]):
-                total += query[head, index] * _number(keys[position, index])
-            weights[head, position] = total * scale
+                total += query[rest, index] * _number(keys[position, index])
+            weights[rest, position] = total * scale
 
 
 @njit(**_LOOPS)  # type: ignore[untyped-decorator]
@@ -98,12 +115,29 @@ def _normalise(scores: Any, sinks: Any) -> None:
 
 @njit(**_LOOPS)  # type: ignore[untyped-decorator]
 def _mix(output: Any, weights: Any, values: Any, first: Any, end: Any) -> None:
+    """Eight positions at a time, for which the output is read and written once."""
     output[:] = _zero
-    for position in range(first, end):
+    place = first
+    while place + 8 <= end:
         for head in range(output.shape[0]):
-            weight = weights[head, position]
+            share = weights[head, place : place + 8]
             for index in range(output.shape[1]):
-                output[head, index] += weight * _number(values[position, index])
+                output[head, index] += (
+                    share[0] * _number(values[place, index])
+                    + share[1] * _number(values[place + 1, index])
+                    + share[2] * _number(values[place + 2, index])
+                    + share[3] * _number(values[place + 3, index])
+                    + share[4] * _number(values[place + 4, index])
+                    + share[5] * _number(values[place + 5, index])
+                    + share[6] * _number(values[place + 6, index])
+                    + share[7] * _number(values[place + 7, index])
+                )
+        place += 8
+    for rest in range(place, end):
+        for head in range(output.shape[0]):
+            weight = weights[head, rest]
+            for index in range(output.shape[1]):
+                output[head, index] += weight * _number(values[rest, index])
 
 
 def _attend_tokens(

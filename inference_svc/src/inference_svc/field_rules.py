@@ -134,9 +134,14 @@ def check_text(field: str, text: str, max_bytes: int) -> int:
     return size
 
 
-def check_messages(prefix: str, prompt: ChatPrompt, max_bytes: int) -> None:
+def check_messages(prefix: str, prompt: ChatPrompt, max_bytes: int, max_context_tokens: int) -> None:
     if not prompt.messages:
         raise TextEmpty.of_field(f"{prefix}.messages", "must have at least one message")
+    if len(prompt.messages) > max_context_tokens:  # none is less than a token: seen before a template is rendered
+        count = len(prompt.messages)
+        raise InputTooLong.of_field(
+            f"{prefix}.messages", f"are {count}; the model's context is {max_context_tokens} tokens"
+        )
     size = 0
     for index, message in enumerate(prompt.messages):
         field = f"{prefix}.messages[{index}]"

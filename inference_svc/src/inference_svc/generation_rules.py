@@ -66,7 +66,7 @@ def prompt_ids(model: LoadedModel, prompt: Prompt, field: str = "work.prompt") -
     max_bytes = model.info.limits.max_text_bytes
     match prompt:
         case ChatPrompt():
-            check_messages(f"{field}.chat", prompt, max_bytes)
+            check_messages(f"{field}.chat", prompt, max_bytes, model.info.limits.max_context_tokens)
             if not model.tokenizer.has_chat_template:
                 raise FeatureNotAvailable.of_field(f"{field}.chat", f"model {model.info.name} has no chat template")
             with naming_field(f"{field}.chat.messages"):

@@ -26,6 +26,7 @@ from business_svc.domain.inference import (
 from business_svc.errors import FieldViolation, Reason, SeamError, bad_field
 
 ROLES = ("system", "user", "assistant")
+MAX_ENTRIES = 4096
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_BYTES = 256
 MAX_LOGIT_BIASES = 1024
@@ -50,6 +51,13 @@ def served_model(models: Sequence[Model], replicas: Sequence[Replica], name: str
         return None
     known = ", ".join(sorted(model.name for model in models))
     raise bad_field("model", f"no model {name!r} is served; there are: {known}", Reason.MODEL_NOT_FOUND)
+
+
+def check_count(field: str, count: int, reason: Reason = Reason.TOO_MANY_TEXTS) -> None:
+    """Messages or texts of one request, before any is looked at: a million of them would hold up everybody's answers.
+    Raises `reason`."""
+    if count > MAX_ENTRIES:
+        raise bad_field(field, f"must be at most {MAX_ENTRIES} in one request, were {count}", reason)
 
 
 def check_generate(request: GenerateRequest, model: Model | None) -> None:

@@ -11,7 +11,8 @@ from seam.business.v1 import (
 )
 
 from business_svc.domain import answer, inference
-from business_svc.errors import bad_field
+from business_svc.domain.checking import check_count
+from business_svc.errors import Reason, bad_field
 from business_svc.usecases.answering import Answer
 from business_svc.usecases.operations import ModelPage, Status
 from business_svc.usecases.predicting import PredictRequest
@@ -43,6 +44,8 @@ _REPLICA_STATES = {
 
 
 def chat_request(message: chat_service_pb2.ChatRequest) -> inference.GenerateRequest:
+    """Raises INPUT_TOO_LONG where the messages are too many."""
+    check_count("messages", len(message.messages), Reason.INPUT_TOO_LONG)
     return inference.GenerateRequest(
         model=message.model,
         messages=tuple(inference.Message(turn.role, turn.content) for turn in message.messages),
@@ -97,7 +100,8 @@ def predict_request(message: predict_service_pb2.PredictRequest) -> PredictReque
 
 
 def embed_request(message: embedding_service_pb2.EmbedRequest) -> inference.EmbedRequest:
-    """Raises INVALID_FIELD."""
+    """Raises INVALID_FIELD, TOO_MANY_TEXTS."""
+    check_count("texts", len(message.texts))
     return inference.EmbedRequest(
         model=message.model,
         texts=tuple(message.texts),
@@ -108,7 +112,8 @@ def embed_request(message: embedding_service_pb2.EmbedRequest) -> inference.Embe
 
 
 def score_request(message: score_service_pb2.ScoreRequest) -> inference.ScoreRequest:
-    """Raises INVALID_FIELD."""
+    """Raises INVALID_FIELD, TOO_MANY_TEXTS."""
+    check_count("inputs", len(message.inputs))
     inputs = (
         inference.ScoreInput(scored.text, scored.text_pair if scored.HasField("text_pair") else None)
         for scored in message.inputs

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from business_svc.domain.access import KeyRing
+from business_svc.domain.fields import Renaming
 from business_svc.domain.inference import GenerateRequest
 from business_svc.edge_http import answers_http, requests_http
 from business_svc.edge_http.connection import EventStream, answer_of
@@ -45,17 +46,19 @@ class Routes:
         return int(self.wall_clock())
 
     async def chat_completions(self, body: ChatCompletionBody, request: Request) -> Response:
-        asked = requests_http.chat_request(body)
+        asked, fields = requests_http.chat_request(body), requests_http.chat_fields(body)
         call = call_of(request)
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)
-            return EventStream(self._chunks(asked, call, include_usage))
-        with in_callers_words(requests_http.CHAT_FIELDS):
+            return EventStream(self._chunks(asked, fields, call, include_usage))
+        with in_callers_words(fields):
             answer = await answer_of(request, whole_answer(self.answering.chat(asked, call)))
         return JSONResponse(answers_http.chat_completion(answer, self.now()))
 
-    async def _chunks(self, asked: GenerateRequest, call: Call, include_usage: bool) -> AsyncGenerator[str, None]:
-        with in_callers_words(requests_http.CHAT_FIELDS):
+    async def _chunks(
+        self, asked: GenerateRequest, fields: Renaming, call: Call, include_usage: bool
+    ) -> AsyncGenerator[str, None]:
+        with in_callers_words(fields):
             events = self.answering.chat(asked, call)
             async with aclosing(answers_http.chat_chunks(events, self.now(), include_usage)) as chunks:
                 async for chunk in chunks:
@@ -143,8 +146,10 @@ def _told(request: Request, error: SeamError) -> Response:
     return error_response(error)
 
 
-async def _on_http_exception(_: Request, error: Exception) -> Response:
+async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 400:  # no JSON at all: not UTF-8, or nested deeper than can be read
+        return _told(request, SeamError(Reason.INVALID_FIELD, "the body cannot be read as JSON"))
     return protocol_error(error.status_code, str(error.detail))
 
 

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from business_svc.domain.fields import by_prefix
+from business_svc.domain.checking import check_count
+from business_svc.domain.fields import Renaming, by_prefix
 from business_svc.domain.inference import (
     Choice,
     EmbedRequest,
@@ -66,7 +67,7 @@ _SAMPLING_FIELDS = (
     "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
     "logit_bias", "seed",
 )  # fmt: skip
-CHAT_FIELDS = by_prefix(
+_CHAT_FIELDS = by_prefix(
     [
         *((f"sampling.{name}", name) for name in _SAMPLING_FIELDS),
         ("stop.max_output_tokens", "max_completion_tokens"),
@@ -84,8 +85,20 @@ CHAT_FIELDS = by_prefix(
 EMBED_FIELDS = by_prefix([("texts", "input"), ("dimension_count", "dimensions")])
 
 
+def chat_fields(body: ChatCompletionBody) -> Renaming:
+    """Fields as this caller writes them."""
+
+    def rename(path: str) -> str:
+        name = _CHAT_FIELDS(path)
+        is_older = name == "max_completion_tokens" and body.max_completion_tokens is None
+        return "max_tokens" if is_older and body.max_tokens is not None else name
+
+    return rename
+
+
 def chat_request(body: ChatCompletionBody) -> GenerateRequest:
-    """Raises INVALID_FIELD, FEATURE_NOT_AVAILABLE."""
+    """Raises INVALID_FIELD, FEATURE_NOT_AVAILABLE, INPUT_TOO_LONG."""
+    check_count("messages", len(body.messages), Reason.INPUT_TOO_LONG)
     _only_known(body, "", IGNORED, NOT_DONE)
     if body.n not in (None, 1):
         raise bad_field("n", "only 1 answer a request is given", Reason.FEATURE_NOT_AVAILABLE)
@@ -118,7 +131,8 @@ def chat_request(body: ChatCompletionBody) -> GenerateRequest:
 
 
 def embed_request(body: EmbeddingsBody) -> EmbedRequest:
-    """Raises INVALID_FIELD, FEATURE_NOT_AVAILABLE."""
+    """Raises INVALID_FIELD, FEATURE_NOT_AVAILABLE, TOO_MANY_TEXTS."""
+    check_count("input", 1 if isinstance(body.input, str) else len(body.input))
     _only_known(body, "", IGNORED, {})
     if body.encoding_format not in (None, "float", "base64"):
         raise bad_field("encoding_format", "must be float or base64")
@@ -136,7 +150,8 @@ def embed_request(body: EmbeddingsBody) -> EmbedRequest:
 
 
 def score_request(body: ScoreBody) -> ScoreRequest:
-    """Raises INVALID_FIELD."""
+    """Raises INVALID_FIELD, TOO_MANY_TEXTS."""
+    check_count("inputs", len(body.inputs))
     _only_known(body, "", IGNORED, {})
     for index, scored in enumerate(body.inputs):
         _only_known(scored, f"inputs[{index}].", frozenset(), {})

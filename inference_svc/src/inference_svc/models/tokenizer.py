@@ -7,6 +7,7 @@ call, which threads would see of each other. Here both are switched off once and
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -68,19 +69,25 @@ class FastTokenizer:
             raise InvalidField.of_field(
                 "prompt.chat.messages", f"the model's chat template refuses them: {refused}"
             ) from refused
-        return [
-            token for part in spelled.parts(text) for token in self._fast.encode(part, add_special_tokens=False).ids
-        ]
+        encoded = cache(
+            lambda part: self._encoded(part, special=False).ids
+        )  # parts repeat where tokens are spelled out
+        return [token for part in spelled.parts(text) for token in encoded(part)]
 
     def encode_text(self, text: str) -> list[int]:
-        return list(self._fast.encode(text).ids)
+        return list(self._encoded(text).ids)
 
     def encode_pair(self, text: str, text_pair: str | None) -> tuple[list[int], list[int] | None]:
-        return self._told(self._fast.encode(text, text_pair))
+        return self._told(self._encoded(text if text_pair is None else (text, text_pair)))
+
+    def _encoded(self, given: str | tuple[str, str], *, special: bool = True) -> Any:
+        """One text or pair. As a batch of one: only batches are encoded with the interpreter's lock released, and a
+        MiB of text takes a second, which every answer under way and every heartbeat would wait for."""
+        return self._fast.encode_batch_fast([given], add_special_tokens=special)[0]
 
     def truncate_pair(self, text: str, text_pair: str | None, limit: int) -> tuple[list[int], list[int] | None]:
-        first = self._fast.encode(text, add_special_tokens=False)
-        second = None if text_pair is None else self._fast.encode(text_pair, add_special_tokens=False)
+        first = self._encoded(text, special=False)
+        second = None if text_pair is None else self._encoded(text_pair, special=False)
         room = max(limit - int(self._fast.num_special_tokens_to_add(second is not None)), 0)
         first.truncate(room)
         if second is not None:
@@ -110,7 +117,7 @@ class FastTokenizer:
         return token_bytes(self._fast, vocabulary_size)
 
     def _anchor_ids(self) -> list[int]:
-        return list(self._fast.encode("a", add_special_tokens=False).ids)
+        return list(self._encoded("a", special=False).ids)
 
     def _told(self, encoding: Any) -> tuple[list[int], list[int] | None]:
         return list(encoding.ids), list(encoding.type_ids) if self._has_type_ids else None

@@ -9,10 +9,11 @@ from opentelemetry.metrics import CallbackOptions, Meter, NoOpMeterProvider, Obs
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider, sampling
+from opentelemetry.sdk.trace import sampling
 from opentelemetry.trace import Tracer
 
 from seam_telemetry.endpoint import serve_metrics
+from seam_telemetry.lean_spans import LeanTracer
 from seam_telemetry.naming import NamingTracer
 from seam_telemetry.request_log import RequestLog
 from seam_telemetry.settings import TelemetrySettings
@@ -53,10 +54,8 @@ def telemetry_of(settings: TelemetrySettings) -> Iterator[Telemetry]:
             stack.callback(metering.shutdown, 3000)
             meter = metering.get_meter(SCOPE)
         if spans is not None:
-            tracing = TracerProvider(_sampler(settings), resource, shutdown_on_exit=False)
-            tracing.add_span_processor(spans)
-            stack.callback(tracing.shutdown)
-            tracer = tracing.get_tracer(SCOPE)
+            stack.callback(spans.shutdown)
+            tracer = LeanTracer(SCOPE, resource, _sampler(settings), spans.ended)
             _count_dropped(meter, spans)
         yield Telemetry(
             tracer=tracer,

@@ -5,15 +5,14 @@ import os
 import threading
 from collections import deque
 
-from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter
 
 _log = logging.getLogger(__name__)
 
 
-class SpanQueue(SpanProcessor):
-    """The SDK's own batching, without its line of log for every span that finds the queue full. A thread of its own
+class SpanQueue:
+    """As the SDK batches, without its line of log for every span that finds the queue full. A thread of its own
     exports; while that fails, at most `most` spans wait and the rest is counted in `dropped`."""
 
     def __init__(self, exporter: SpanExporter, *, most: int = 8192, batch: int = 512, pause: float = 2.0) -> None:
@@ -37,11 +36,8 @@ class SpanQueue(SpanProcessor):
             pause=_number("OTEL_BSP_SCHEDULE_DELAY", 2000) / 1000,
         )
 
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Nothing is told of a span before its end."""
-
-    def on_end(self, span: ReadableSpan) -> None:
-        if self._ending or span.context is None or not span.context.trace_flags.sampled:
+    def ended(self, span: ReadableSpan) -> None:
+        if self._ending:
             return
         if len(self._waiting) >= self._most:
             if not self.dropped:
@@ -58,11 +54,6 @@ class SpanQueue(SpanProcessor):
         self._wake.set()
         self._thread.join(2.0)
         self._exporter.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Asks for an export at once; does not wait for it."""
-        self._wake.set()
-        return True
 
     def _run(self) -> None:
         while not self._ending:

@@ -10,8 +10,8 @@ from opentelemetry import trace as trace_api
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from seam_client import AsyncSeam
-from seam_telemetry.span_queue import SpanQueue
 from support.otlp_receiver import OtlpReceiver, Received, otlp_receiver
 from support.told_processes import KEY, told_system
 
@@ -26,7 +26,9 @@ def receiver() -> Iterator[OtlpReceiver]:
     """With the tracer of this process, which is the client's, set up as a program would: once, and for good."""
     with otlp_receiver() as started:
         provider = TracerProvider(resource=Resource.create({"service.name": "caller"}), shutdown_on_exit=False)
-        provider.add_span_processor(SpanQueue(OTLPSpanExporter(endpoint=started.endpoint), pause=0.05))
+        provider.add_span_processor(
+            BatchSpanProcessor(OTLPSpanExporter(endpoint=started.endpoint), schedule_delay_millis=50)
+        )
         trace_api.set_tracer_provider(provider)
         yield started
         provider.shutdown()

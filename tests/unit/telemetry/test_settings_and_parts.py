@@ -7,11 +7,13 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import get_current_span
 from seam_telemetry.carrying import parent_of, strings_of
 from seam_telemetry.labels import UNKNOWN, KnownNames
+from seam_telemetry.lean_spans import LeanTracer
 from seam_telemetry.naming import NamingTracer
 from seam_telemetry.request_log import RequestLog
 from seam_telemetry.settings import LogStyle, TelemetrySettingsError, read_telemetry_settings
@@ -83,9 +85,7 @@ class BlockedExporter(SpanExporter):
 def test_spans_are_dropped_rather_than_waited_for_and_counted():
     exporter = BlockedExporter()
     queue = SpanQueue(exporter, most=10, batch=4, pause=0.01)
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(queue)
-    tracer = provider.get_tracer("test")
+    tracer = LeanTracer("test", Resource({}), ALWAYS_ON, queue.ended)
     for _ in range(4):
         tracer.start_span("first").end()
     assert exporter.entered.wait(60)
@@ -93,7 +93,7 @@ def test_spans_are_dropped_rather_than_waited_for_and_counted():
         tracer.start_span("later").end()
     assert 16 <= queue.dropped <= 20  # up to four of the first were still waiting
     exporter.gate.set()
-    provider.shutdown()
+    queue.shutdown()
     assert len(exporter.exported) == 34 - queue.dropped
 
 

@@ -41,11 +41,11 @@ def command(*words: str) -> Callable[[], str | None]:
     return run
 
 
-def shown(*words: str) -> Callable[[], str | None]:
+def shown(*words: str, **variables: str) -> Callable[[], str | None]:
     """As `command`, its output going straight to the reader."""
 
     def run() -> str | None:
-        code = subprocess.run(words, cwd=ROOT, env=environment()).returncode
+        code = subprocess.run(words, cwd=ROOT, env=environment() | variables).returncode
         return None if code == 0 else f"exit code {code}"
 
     return run
@@ -54,6 +54,17 @@ def shown(*words: str) -> Callable[[], str | None]:
 def environment() -> dict[str, str]:
     """This environment's tools come first: buf finds its plugins by name."""
     return os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
+UNITS = "tests/unit"
+REST = ("pytest", "tests", f"--ignore={UNITS}")
+
+
+def units() -> str | None:
+    """Workers share out single tests; each computes with one thread."""
+    workers = str(min(8, os.cpu_count() or 1))
+    one_thread = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
+    return shown("pytest", UNITS, "-n", workers, "--dist", "worksteal", **one_thread)()
 
 
 STEPS = [
@@ -68,7 +79,8 @@ STEPS = [
     Step("stubs", "the stubs are what the contracts generate", lambda: contracts.stale(environment())),
     Step("oldest", "the stubs load on the oldest protobuf and grpcio", lambda: contracts.refused_by_oldest()),
     Step("deploy-tools", "what deploy/ is checked with is there", command(sys.executable, "tools/deploy_tools.py")),
-    Step("tests", "pytest", shown("pytest"), streams=True),
+    Step("units", "pytest, a worker a core", lambda: units(), streams=True),
+    Step("tests", "pytest, the rest: real servers, each with the machine to itself", shown(*REST), streams=True),
 ]
 
 

@@ -7,6 +7,7 @@ start, and memory must stay flat; at the end nothing may be held.
 
 import argparse
 import asyncio
+import ctypes
 import random
 import statistics
 import time
@@ -326,12 +327,12 @@ class Soak:
 
 @dataclass(slots=True)
 class Outcome:
-    """`lost` names what was still held when all had ended; `memory` are (seconds, MiB)."""
+    """`lost` names what was still held when all had ended; `memory` are (seconds, MiB resident, MiB in use)."""
 
     seen: Counter[str]
     faults: list[str]
     lost: list[str]
-    memory: list[tuple[float, float]]
+    memory: list[tuple[float, float, float]]
     seconds: float
     idle: dict[str, float]
     counted_seconds: float
@@ -342,20 +343,49 @@ class Outcome:
         return self.seen.total()
 
     @property
-    def warm_memory(self) -> list[tuple[float, float]]:
-        return [(at, size) for at, size in self.memory if at >= WARM_SHARE * self.seconds]
+    def warm_memory(self) -> list[tuple[float, float, float]]:
+        return [sample for sample in self.memory if sample[0] >= WARM_SHARE * self.seconds]
+
+    @property
+    def memory_by_tenth(self) -> str:
+        """The median of each tenth of the time, resident and in use."""
+        tenths: dict[int, list[tuple[float, float]]] = {}
+        for at, *sizes in self.memory:
+            tenths.setdefault(min(9, int(10 * at / self.seconds)), []).append((sizes[0], sizes[1]))
+        return ", ".join(
+            "/".join(f"{statistics.median(sizes):.0f}" for sizes in zip(*tenths[each], strict=True)) for each in tenths
+        )
 
     @property
     def mib_an_hour(self) -> float:
-        """Slope of memory once warm, by least squares."""
-        times, sizes = zip(*self.warm_memory, strict=True)
+        """Slope of resident memory once warm, by least squares."""
+        times, sizes, _ = zip(*self.warm_memory, strict=True)
         return statistics.linear_regression(times, sizes).slope * 3600 if len(times) > 2 else 0.0
 
 
-async def _sample_memory(into: list[tuple[float, float]], every: float) -> None:
+class _Mallinfo(ctypes.Structure):
+    """glibc's mallinfo2."""
+
+    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _names)
+
+
+def _mib_in_use() -> float:
+    """What is allocated now, of all arenas and mappings of its own; 0 where glibc does not tell. Resident memory holds
+    also what was freed and kept."""
+    try:
+        tell = ctypes.CDLL(None).mallinfo2
+    except AttributeError:
+        return 0.0
+    tell.restype = _Mallinfo
+    told = tell()
+    return float(told.uordblks + told.hblkhd) / MEGA
+
+
+async def _sample_memory(into: list[tuple[float, float, float]], every: float) -> None:
     process, began = psutil.Process(), time.monotonic()
     while True:
-        into.append((time.monotonic() - began, process.memory_info().rss / MEGA))
+        into.append((time.monotonic() - began, process.memory_info().rss / MEGA, _mib_in_use()))
         await asyncio.sleep(every)
 
 
@@ -369,7 +399,7 @@ async def soak(seconds: float, *, workers: int = WORKERS, seed: int = 1) -> Outc
     engine = Engine(models, settings=EngineSettings(max_waiting_sequences=64, aging_steps=64))
     made = time.monotonic()
     engine.start()
-    memory: list[tuple[float, float]] = []
+    memory: list[tuple[float, float, float]] = []
     try:
         with Admission(catalogue, AdmissionLimits(), time.monotonic) as admission:
             driven = Soak(engine, admission, seed)
@@ -428,7 +458,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     outcome = asyncio.run(soak(60 * options.minutes, workers=options.workers, seed=options.seed))
-    sizes = [size for _, size in outcome.warm_memory]
+    sizes = [resident for _, resident, _ in outcome.warm_memory]
     figures = {
         "seconds": outcome.seconds,
         "requests": outcome.requests,
@@ -437,6 +467,7 @@ def main() -> None:
         "memory at the start, MiB": outcome.memory[0][1],
         "memory when warm, least to most, MiB": f"{min(sizes):.0f} to {max(sizes):.0f}",
         "slope of memory when warm, MiB an hour": outcome.mib_an_hour,
+        "memory by tenths of the time, resident/in use": outcome.memory_by_tenth,
         "prefix tokens asked": outcome.prefix.asked_tokens,
         "prefix tokens found": outcome.prefix.hit_tokens,
         "prefix blocks evicted": outcome.prefix.evicted_blocks,

@@ -35,7 +35,7 @@ class ChatRequest(_message.Message):
     """The model's name; "chat" when empty."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_conversation_pb2.Message]:
-        """At least one; the last is the user's, or the assistant's to be continued by a new turn."""
+        """One to 4,096; the last is the user's, or the assistant's to be continued by a new turn."""
 
     @_builtins.property
     def sampling(self) -> _conversation_pb2.Sampling:

@@ -65,7 +65,7 @@ class EmbedRequest(_message.Message):
     """A named prompt of the model ("query", "document")."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At least one, none empty."""
+        """One or more, up to the number that the model takes (4,096 at most); none empty."""
 
     def __init__(
         self,

@@ -63,7 +63,7 @@ class ScoreRequest(_message.Message):
     """For inputs over the model's limit."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoreInput]:
-        """At least one."""
+        """One or more, up to the number that the model takes (4,096 at most)."""
 
     def __init__(
         self,

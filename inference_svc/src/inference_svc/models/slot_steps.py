@@ -80,13 +80,14 @@ class SlotSteps:
         return self._plan.row_ends
 
     def forward(self, wanted: Sequence[int]) -> torch.Tensor:
-        """Tokens get neighbours that nobody reads, by the rule of row_counts; so does a lone row of logits."""
+        """Tokens and rows of logits get neighbours that nobody reads, by the rule of row_counts."""
         plan = self._plan
         filler = [0] * decode_filler_count(len(plan.token_ids), self._device)
         token_ids = torch.tensor(plan.token_ids + filler, device=self._device)
         positions = torch.tensor(plan.positions + filler, device=self._device)
         self._attention.begin(plan, positions)
-        keep = torch.tensor([*wanted, *wanted, 0, 0][: max(2, len(wanted))], dtype=torch.long, device=self._device)
+        unread = [0] * max(2 - len(wanted), decode_filler_count(len(wanted), self._device))
+        keep = torch.tensor([*wanted, *unread], dtype=torch.long, device=self._device)
         return self._logits_at(token_ids, positions, keep)[: len(wanted)].float()
 
     def open(self, slot: int, generation: Generation) -> int:

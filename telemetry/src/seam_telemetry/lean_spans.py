@@ -154,3 +154,4 @@ class LeanSpan(Span):
                 instrumentation_scope=self._tracer.scope,
             )
         )
+        self._attributes, self._events = {}, []  # an exporter has those now

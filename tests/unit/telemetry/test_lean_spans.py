@@ -99,8 +99,10 @@ def test_nothing_is_told_after_the_end() -> None:
     span = tracer.start_span("call")
     span.end(5)
     assert not span.is_recording()
+    span.set_attribute("late", 1)
+    span.add_event("late")
     span.end(9)
-    assert [each.end_time for each in spans] == [5]
+    assert [(each.end_time, dict(each.attributes or {}), each.events) for each in spans] == [(5, {}, ())]
 
 
 def test_inner_spans_belong_to_their_outer_one() -> None:

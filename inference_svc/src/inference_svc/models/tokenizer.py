@@ -7,7 +7,7 @@ call, which threads would see of each other. Here both are switched off once and
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -69,10 +69,8 @@ class FastTokenizer:
             raise InvalidField.of_field(
                 "prompt.chat.messages", f"the model's chat template refuses them: {refused}"
             ) from refused
-        encoded = cache(
-            lambda part: self._encoded(part, special=False).ids
-        )  # parts repeat where tokens are spelled out
-        return [token for part in spelled.parts(text) for token in encoded(part)]
+        encoded = cache(partial(self._encoded, special=False))  # parts repeat where tokens are spelled out
+        return [token for part in spelled.parts(text) for token in encoded(part).ids]
 
     def encode_text(self, text: str) -> list[int]:
         return list(self._encoded(text).ids)

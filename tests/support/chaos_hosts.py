@@ -80,6 +80,11 @@ class Host:
         if serving is not None:
             await serving.__aexit__(None, None, None)
 
+    async def close(self) -> None:
+        """For good: whoever is replacing a server is let end first, or the new one would be nobody's."""
+        async with self._changing:
+            await self.stop()
+
     async def die_and_return(self) -> None:
         """As kill -9 and a supervisor: connections break at once, a new process comes at the same address."""
         async with self._changing:

@@ -121,4 +121,4 @@ class World:
                 yield self
         finally:
             for host in self.hosts:
-                await host.stop()
+                await host.close()

@@ -372,7 +372,7 @@ async def test_a_cancel_frees_the_slot(streamed):
         served.gate.open()
         await following
         await idle(served)
-        assert served.runner.step_count < 100
+        assert served.runner.step_count < 1000  # of the 4,000 tokens asked; steps take no time here, a cancel does
 
 
 async def test_a_client_that_hangs_up_frees_its_slots(served):

@@ -24,7 +24,6 @@ from seam.business.v1 import (
 )
 from support.seam_up import SeamUp, seam_up
 
-TOPOLOGIES = ("monolith", "split")  # the same checks, with and without a wire between
 ANSWER = 300  # tokens of the answer under way
 LONGEST_PAUSE = 1.5  # seconds between two of them, on a machine that does other things too
 
@@ -155,9 +154,9 @@ BY_HTTP: dict[str, tuple[str, dict[str, Any] | bytes, int, str | None, str]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=TOPOLOGIES)
-def system(request: pytest.FixtureRequest) -> Iterator[SeamUp]:
-    with seam_up("--topology", request.param) as started:
+@pytest.fixture(scope="module")
+def system() -> Iterator[SeamUp]:
+    with seam_up("--topology", "split") as started:
         yield started
 
 

@@ -10,7 +10,8 @@ from inference_svc.models.token_attention import TokenAttention
 from inference_svc.models.token_kernel import compile_kernels
 
 _PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION = 24, 2, 512, 64
-_HEADS = 6
+_SHARED_BY = 7  # queries of a key: four at a time, and three that are left
+_HEADS = _SHARED_BY * _KEY_HEADS
 
 
 def _random(*shape: int) -> torch.Tensor:
@@ -115,8 +116,8 @@ def test_a_number_that_is_none_is_told_on(where: int) -> None:
     values = keys.clone()
     keys[_PLACES - 1, 0, where, 5] = math.nan
     found = _attend(TokenAttention(compile_kernels(), lambda: 1), _plan([40]), (keys, values), query)
-    assert bool(found[0, :3].isnan().any())
-    assert bool(found[0, 3:].isfinite().all())
+    assert bool(found[0, :_SHARED_BY].isnan().any())
+    assert bool(found[0, _SHARED_BY:].isfinite().all())
 
 
 @pytest.mark.parametrize("size", [60.0, 1e4, 1e18])
@@ -130,7 +131,7 @@ def test_large_products_leave_the_likeliest_key(size: float) -> None:
     found = _attend(
         TokenAttention(compile_kernels(), lambda: 1), _plan([40]), (keys, values), query, None, Scoring(1.0)
     )
-    expected = values[_PLACES - 1, :, 9].repeat_interleave(3, 0)
+    expected = values[_PLACES - 1, :, 9].repeat_interleave(_SHARED_BY, 0)
     assert torch.allclose(found[0], expected, atol=1e-6)
 
 

@@ -79,7 +79,7 @@ STEPS = [
     Step("stubs", "the stubs are what the contracts generate", lambda: contracts.stale(environment())),
     Step("oldest", "the stubs load on the oldest protobuf and grpcio", lambda: contracts.refused_by_oldest()),
     Step("deploy-tools", "what deploy/ is checked with is there", command(sys.executable, "tools/deploy_tools.py")),
-    Step("units", "pytest, a worker a core", lambda: units(), streams=True),
+    Step("units", "pytest, a worker a core", units, streams=True),
     Step("tests", "pytest, the rest: real servers, each with the machine to itself", shown(*REST), streams=True),
 ]
 

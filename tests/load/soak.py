@@ -7,7 +7,6 @@ start, and memory must stay flat; at the end nothing may be held.
 
 import argparse
 import asyncio
-import ctypes
 import random
 import statistics
 import time
@@ -51,6 +50,7 @@ from inference_svc.requests import (
 )
 from inference_svc.settings import read_settings
 
+from load.heap import mib_in_use
 from load.report import report
 from load.soak_mix import BAD_REQUESTS, TENANTS, filling, known_requests
 
@@ -363,29 +363,10 @@ class Outcome:
         return statistics.linear_regression(times, sizes).slope * 3600 if len(times) > 2 else 0.0
 
 
-class _Mallinfo(ctypes.Structure):
-    """glibc's mallinfo2."""
-
-    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
-    _fields_ = tuple((name, ctypes.c_size_t) for name in _names)
-
-
-def _mib_in_use() -> float:
-    """What is allocated now, of all arenas and mappings of its own; 0 where glibc does not tell. Resident memory holds
-    also what was freed and kept."""
-    try:
-        tell = ctypes.CDLL(None).mallinfo2
-    except AttributeError:
-        return 0.0
-    tell.restype = _Mallinfo
-    told = tell()
-    return float(told.uordblks + told.hblkhd) / MEGA
-
-
 async def _sample_memory(into: list[tuple[float, float, float]], every: float) -> None:
     process, began = psutil.Process(), time.monotonic()
     while True:
-        into.append((time.monotonic() - began, process.memory_info().rss / MEGA, _mib_in_use()))
+        into.append((time.monotonic() - began, process.memory_info().rss / MEGA, mib_in_use()))
         await asyncio.sleep(every)
 
 

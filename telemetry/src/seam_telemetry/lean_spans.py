@@ -1,7 +1,7 @@
 """Spans that cost little to make.
 
 The SDK's own span copies and checks every attribute under a lock, calls every sampler and processor there may be, and
-takes a hundred microseconds for what a request needs six times. Here attributes are taken as they are given (our own
+takes 57 us, export apart, for what a request needs six times. Here attributes are taken as they are given (our own
 few, whose types we know), and the SDK's ReadableSpan is made once, at the end, for its exporters.
 """
 
@@ -34,7 +34,8 @@ _SAMPLED, _UNSAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEF
 
 
 class LeanTracer(NoOpTracer):
-    """Begins spans; `ended` is given each that is sampled, when it ends."""
+    """Begins spans; `ended` is given each that is sampled, when it ends. With a ParentBased sampler a span that has a
+    parent is sampled as that is, whatever else the sampler may have been told of parents."""
 
     def __init__(self, scope: str, resource: Resource, sampler: Sampler, ended: Ended) -> None:
         self.scope = InstrumentationScope(scope)
@@ -75,20 +76,6 @@ class LeanTracer(NoOpTracer):
 
 class LeanSpan(Span):
     """Of one thread. What is told after its end is left out."""
-
-    __slots__ = (
-        "_attributes",
-        "_began",
-        "_context",
-        "_events",
-        "_is_over",
-        "_kind",
-        "_links",
-        "_name",
-        "_parent",
-        "_status",
-        "_tracer",
-    )
 
     def __init__(
         self,

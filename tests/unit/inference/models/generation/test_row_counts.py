@@ -1,5 +1,7 @@
 """Few numbers of rows, and little that nobody reads."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from inference_svc.models.row_counts import decode_filler_count, filler_count
@@ -8,8 +10,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("count_of", "most"), [(filler_count, 40), (decode_filler_count, 65)])
-def test_numbers_of_rows_are_few(count_of: object, most: int) -> None:
-    assert callable(count_of)
+def test_numbers_of_rows_are_few(count_of: Callable[[int, torch.device], int], most: int) -> None:
     assert len({count + count_of(count, CPU) for count in range(1, 513)}) <= most
 
 

@@ -15,7 +15,7 @@ class Harness:
 
     def __init__(self, *, slots=4, budget=32, prompt_bound=None, aging=1000, weights=None, cache=None, context=512):
         self.runner = EchoRunner(slot_count=slots, max_context_tokens=context, cache_token_count=cache)
-        self.costs = StepCosts()
+        self.costs = StepCosts(budget)
         limits = GenerationLimits(slots, cache or slots * context, budget, prompt_bound, aging, weights or {})
         self.scheduler = GenerationScheduler(limits, EchoTokenizer(), self.costs)
         self.events: dict[int, list[Event]] = {}

@@ -28,7 +28,8 @@ class Chamber:
         self._settings = settings
         self._clock = clock
         self._time = time
-        self._costs = StepCosts()
+        bound = settings.prompt_tokens_per_step or model.step_token_budget
+        self._costs = StepCosts(min(bound, model.step_token_budget))
         self.tally = StepTally()
         self.cache_token_count = 0
         self.driver, self.most_tokens = self._furnish(model)

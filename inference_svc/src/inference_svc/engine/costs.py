@@ -1,24 +1,28 @@
 """What a step costs, learnt from the steps that were taken. Recent ones count most."""
 
 _DECAY = 0.9  # of what was known, with each new step
+_DOUBT = 1000.0  # tokens², by which the sizes of recent steps must vary before tokens are held to be what costs
 
 
 class StepCosts:
-    """Seconds are of the whole turn: with other models' steps in between where the thread is shared."""
+    """Seconds are of the whole turn: with other models' steps in between where the thread is shared.
 
-    def __init__(self) -> None:
+    A step with prompts costs something whatever its size, and something for each token: a line through recent steps, by
+    ridge regression. What is not known of it is taken to be of the first kind, which is the hopeful guess: one small
+    step that took long, as the first ones of a process do, must not make every prompt look hopeless.
+    """
+
+    def __init__(self, step_token_budget: int) -> None:
+        """`step_token_budget` is the most prompt tokens that one step computes."""
         self.step_seconds = 0.0  # a recent step, by itself
+        self._budget = step_token_budget
         self._decode_seconds: float | None = None
-        self._prompt_seconds = 0.0
-        self._prompt_tokens = 0.0
+        self._weight = 0.0  # of the steps with prompts
+        self._tokens = self._seconds = 0.0  # of such a step, in the mean
+        self._tokens_spread = self._joint_spread = 0.0  # sums of squares and of products about these means
         self._stay_seconds: float | None = None
         self._stay_tokens: float | None = None
         self._stay_deviation = 0.0  # of the tokens, in the mean
-
-    @property
-    def seconds_per_prompt_token(self) -> float:
-        """0 while nothing is known."""
-        return self._prompt_seconds / self._prompt_tokens if self._prompt_tokens else 0.0
 
     @property
     def seconds_per_decode_step(self) -> float:
@@ -26,18 +30,34 @@ class StepCosts:
         return self._decode_seconds or 0.0
 
     @property
+    def seconds_per_prompt_token(self) -> float:
+        """Of many, in steps as large as they may be; 0 while nothing is known."""
+        return self.seconds_of_prompts(self._budget) / self._budget
+
+    def seconds_of_prompts(self, tokens: int) -> float:
+        """Until so many are computed, in steps as large as they may be; 0 while nothing is known."""
+        if not tokens:
+            return 0.0
+        by_token = max(0.0, self._joint_spread / (self._tokens_spread + _DOUBT))
+        by_step = max(0.0, self._seconds - by_token * self._tokens)
+        return by_step * max(1.0, tokens / self._budget) + by_token * tokens
+
+    @property
     def seconds_in_slot(self) -> float:
         """How long a sequence keeps its slot; 0 while nothing is known."""
         return self._stay_seconds or 0.0
 
-    def stepped(self, prompt_tokens: int, decode_rows: int, step_seconds: float, turn_seconds: float) -> None:
+    def stepped(self, prompt_tokens: int, step_seconds: float, turn_seconds: float) -> None:
         self.step_seconds = _mixed(self.step_seconds or None, step_seconds)
         if not prompt_tokens:
             self._decode_seconds = _mixed(self._decode_seconds, turn_seconds)
             return
-        own = turn_seconds - (self.seconds_per_decode_step if decode_rows else 0.0)
-        self._prompt_seconds = self._prompt_seconds * _DECAY + max(0.0, own)
-        self._prompt_tokens = self._prompt_tokens * _DECAY + prompt_tokens
+        self._weight = self._weight * _DECAY + 1
+        off_tokens, off_seconds = prompt_tokens - self._tokens, turn_seconds - self._seconds
+        self._tokens += off_tokens / self._weight
+        self._seconds += off_seconds / self._weight
+        self._tokens_spread = self._tokens_spread * _DECAY + off_tokens * (prompt_tokens - self._tokens)
+        self._joint_spread = self._joint_spread * _DECAY + off_tokens * (turn_seconds - self._seconds)
 
     def left_slot(self, seconds: float, tokens: int) -> None:
         """A sequence finished that held its slot this long and was given so many tokens in it."""

@@ -116,7 +116,7 @@ class Door:
         """Seconds until a request of this priority that came now would first be computed."""
         facts, costs = self._facts, self._costs
         sequences, tokens = self._waiting.at_least(priority)
-        wait = (facts.backlog_tokens + tokens) * costs.seconds_per_prompt_token + self._wake_wait(now)
+        wait = costs.seconds_of_prompts(facts.backlog_tokens + tokens) + self._wake_wait(now)
         if facts.slots is not None and facts.yielding:
             short = sequences + 1 - facts.yielding[priority]
             wait += max(0, short) / facts.slots * costs.seconds_in_slot
@@ -151,7 +151,7 @@ class Door:
             raise DeadlineExpired("the deadline had passed when the request came")
         if not self._facts.running and not self._waiting.sequences and not self.asleep:
             return  # a guess must not keep an idle device from learning better
-        first_token = now + wait + need.tokens * self._costs.seconds_per_prompt_token
+        first_token = now + wait + self._costs.seconds_of_prompts(need.tokens)
         last_token = max(
             first_token + need.least_steps * self._costs.seconds_per_decode_step,
             self._likely_end(need, wait, now),

@@ -106,7 +106,7 @@ class EncodingDriver:
         self._former.token_budget = self._budget.stepped(apart.too_big)
         self._tally.stepped(planned.tokens, 0, len(planned.inputs), self._capacity)
         turn_began = began if self._last_end is None else self._last_end
-        self._costs.stepped(planned.tokens, 0, ended - started, ended - turn_began)
+        self._costs.stepped(planned.tokens, ended - started, ended - turn_began)
         computed, failed = self._former.commit(planned, rows)
         self._last_end = ended if self.has_work else None
         news: News = list(failed)

@@ -109,7 +109,7 @@ class GenerationDriver:
         self._tally.stepped(step.prompt_tokens, step.decode_rows, len(step.rows), self._limits.step_token_budget)
         self._tally.stalls += self._scheduler.take_stalls()
         turn_began = began if self._last_end is None else self._last_end
-        self._costs.stepped(step.prompt_tokens, step.decode_rows, ended - started, ended - turn_began)
+        self._costs.stepped(step.prompt_tokens, ended - started, ended - turn_began)
         self._last_end = ended if self.has_work else None
         return news
 

@@ -320,7 +320,7 @@ class GenerationScheduler:
         """Never where nothing runs: a guess must not keep an idle device from learning better."""
         if sequence.deadline is None or not self._placed:
             return False
-        if now + sequence.pending * self._costs.seconds_per_prompt_token > sequence.deadline:
+        if now + self._costs.seconds_of_prompts(sequence.pending) > sequence.deadline:
             return True
         whole = sequence.generation.context.deadline
         if whole is None or sequence.first_token is not None:  # what was begun is finished if it can be

@@ -28,7 +28,7 @@ class Turns:
     def __init__(self, budget: int) -> None:
         self.tables = BlockTables(BlockPool(BLOCKS, SIZE), SLOTS, CONTEXT)
         limits = GenerationLimits(SLOTS, BLOCKS * SIZE, budget, aging_steps=20, cache_block_tokens=SIZE)
-        self.scheduler = GenerationScheduler(limits, EchoTokenizer(), StepCosts(), self.tables)
+        self.scheduler = GenerationScheduler(limits, EchoTokenizer(), StepCosts(16), self.tables)
         self.most_rows = self.put_off = 0
         self.ended: set[int] = set()
         self._opened: dict[int, int] = {}

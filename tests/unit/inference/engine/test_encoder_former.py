@@ -14,7 +14,7 @@ class House:
     """Turns of a former; a row is the first id of its input."""
 
     def __init__(self, budget: int = 16, aging: int = 1000) -> None:
-        self.costs = StepCosts()
+        self.costs = StepCosts(budget)
         self.former = EncoderFormer(EncoderLimits(budget, aging), self.costs)
         self.results: dict[int, dict[int, float]] = {}
         self.ended: set[int] = set()
@@ -137,7 +137,7 @@ def test_one_request_of_many_inputs_does_not_keep_others_waiting():
 
 def test_a_close_deadline_goes_before_a_fair_turn():
     house = House(budget=4)
-    house.costs.stepped(prompt_tokens=4, decode_rows=0, step_seconds=4.0, turn_seconds=4.0)
+    house.costs.stepped(4, step_seconds=4.0, turn_seconds=4.0)
     house.submit(1, encoding("aaaa", "bbbb", "cccc"))
     house.submit(2, encoding("dddd", "eeee", "ffff", context=of(deadline=13.0)))
     for _ in range(4):

@@ -46,7 +46,7 @@ class SchedulerLaws(RuleBasedStateMachine):
         cache = max(CONTEXT, int(slots * CONTEXT * cache_share))
         self.runner = EchoRunner(slot_count=slots, max_context_tokens=CONTEXT, cache_token_count=cache)
         self.limits = GenerationLimits(slots, cache, budget, prompt_bound, aging, {"heavy": 3.0})
-        self.scheduler = GenerationScheduler(self.limits, EchoTokenizer(), StepCosts())
+        self.scheduler = GenerationScheduler(self.limits, EchoTokenizer(), StepCosts(16))
         self.known: dict[int, Known] = {}
         self.open: set[int] = set()
         self.now = 0.0

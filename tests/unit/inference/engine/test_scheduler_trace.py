@@ -22,7 +22,7 @@ def record() -> list[list[list[int]]]:
     draw = random.Random(20)
     runner = EchoRunner(slot_count=4, max_context_tokens=64, cache_token_count=180)
     limits = GenerationLimits(4, 180, 16, 12, 15, {"a": 2.0})
-    scheduler = GenerationScheduler(limits, EchoTokenizer(), StepCosts())
+    scheduler = GenerationScheduler(limits, EchoTokenizer(), StepCosts(16))
     steps: list[list[list[int]]] = []
     for now in range(160):
         if now < 60 and draw.random() < 0.5:

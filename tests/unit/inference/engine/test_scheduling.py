@@ -205,7 +205,7 @@ def test_a_first_token_deadline_that_was_met_no_longer_counts():
 
 def test_a_prompt_that_cannot_be_computed_in_time_is_not_begun():
     house = Harness(slots=2)
-    house.costs.stepped(prompt_tokens=100, decode_rows=0, step_seconds=1.0, turn_seconds=1.0)
+    house.costs.stepped(32, step_seconds=0.32, turn_seconds=0.32)
     house.submit(1, generation("a", count=100))
     house.turn()
     house.submit(2, generation("x" * 200, count=1, context=of(first_token_deadline=1.5)))

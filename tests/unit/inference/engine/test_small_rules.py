@@ -1,7 +1,6 @@
 """The small pure rules that the engine is made of."""
 
 import pytest
-from inference_svc.engine.costs import StepCosts
 from inference_svc.engine.isolation import Isolation
 from inference_svc.engine.runner import DeviceLost, OutOfDeviceMemory
 from inference_svc.engine.step_budget import StepBudget
@@ -71,19 +70,6 @@ def test_a_lost_device_is_not_tried_again():
 
     with pytest.raises(DeviceLost):
         attempts([1, 2], lost)
-
-
-def test_costs_follow_what_steps_take():
-    costs = StepCosts()
-    assert costs.seconds_per_prompt_token == 0
-    costs.stepped(prompt_tokens=0, decode_rows=4, step_seconds=0.5, turn_seconds=1.0)
-    costs.stepped(prompt_tokens=100, decode_rows=4, step_seconds=2.5, turn_seconds=3.0)
-    assert costs.seconds_per_decode_step == 1.0
-    assert costs.seconds_per_prompt_token == pytest.approx(0.02)
-    for _ in range(100):
-        costs.stepped(prompt_tokens=100, decode_rows=0, step_seconds=5.0, turn_seconds=5.0)
-    assert costs.seconds_per_prompt_token == pytest.approx(0.05, rel=0.01)
-    assert costs.step_seconds == pytest.approx(5.0, rel=0.01)
 
 
 def test_a_line_stays_small_however_many_come_and_leave():

@@ -6,8 +6,7 @@ call, which threads would see of each other. Here both are switched off once and
 
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -69,8 +68,12 @@ class FastTokenizer:
             raise InvalidField.of_field(
                 "prompt.chat.messages", f"the model's chat template refuses them: {refused}"
             ) from refused
-        encoded = cache(partial(self._encoded, special=False))  # parts repeat where tokens are spelled out
-        return [token for part in spelled.parts(text) for token in encoded(part).ids]
+        parts = spelled.parts(text)
+        pieces = list({piece for part in parts for piece in part})
+        encoded = self._fast.encode_batch_fast(pieces, add_special_tokens=False)
+        ids_of_piece = {piece: one.ids for piece, one in zip(pieces, encoded, strict=True)}
+        ids_of_part = {part: [id_ for piece in part for id_ in ids_of_piece[piece]] for part in set(parts)}
+        return [id_ for part in parts for id_ in ids_of_part[part]]
 
     def encode_text(self, text: str) -> list[int]:
         return list(self._encoded(text).ids)
@@ -126,26 +129,26 @@ class _SpelledOut:
 
     def __init__(self, special_texts: re.Pattern[str]) -> None:
         self._special_texts = special_texts
-        self._found: list[str] = []
+        self._found: dict[str, int] = {}
         self._nonce = secrets.token_hex(8)  # nobody can write the stand-in's name into a message
 
     def hide(self, text: str) -> str:
         return self._special_texts.sub(self._stand_in, text)
 
-    def parts(self, text: str) -> Iterator[str]:
-        """What to encode piece by piece; what was hidden comes back in single characters, which spell no token."""
+    def parts(self, text: str) -> list[tuple[str, ...]]:
+        """The text in parts, each of the pieces to encode one by one: what was hidden comes back in single characters,
+        which spell no token. Equal parts are many where tokens are spelled out many times."""
         if not self._found:
-            yield text
-            return
-        for place, part in enumerate(re.split(rf"<{self._nonce}-(\d+)>", text)):
-            if place % 2:
-                yield from self._found[int(part)]
-            elif part:
-                yield part
+            return [(text,)]
+        hidden = [tuple(found) for found in self._found]
+        return [
+            hidden[int(part)] if place % 2 else (part,)
+            for place, part in enumerate(re.split(rf"<{self._nonce}-(\d+)>", text))
+            if part
+        ]
 
     def _stand_in(self, match: re.Match[str]) -> str:
-        self._found.append(match.group())
-        return f"<{self._nonce}-{len(self._found) - 1}>"
+        return f"<{self._nonce}-{self._found.setdefault(match.group(), len(self._found))}>"
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:

@@ -28,8 +28,7 @@ class Chamber:
         self._settings = settings
         self._clock = clock
         self._time = time
-        bound = settings.prompt_tokens_per_step or model.step_token_budget
-        self._costs = StepCosts(min(bound, model.step_token_budget))
+        self._costs = StepCosts(prompt_tokens_of_a_step(model, settings))
         self.tally = StepTally()
         self.cache_token_count = 0
         self.driver, self.most_tokens = self._furnish(model)
@@ -95,6 +94,12 @@ class Chamber:
             self.driver.remove(key)
         self.driver.tidy()
         return keys
+
+
+def prompt_tokens_of_a_step(model: LoadedModel, settings: EngineSettings) -> int:
+    """The most that one step computes beside others' answers, which an encoder has not."""
+    bound = settings.prompt_tokens_per_step if model.info.task is Task.GENERATE else None
+    return model.step_token_budget if bound is None else min(bound, model.step_token_budget)
 
 
 def _cache_tokens(runner: GenerationRunner) -> int:

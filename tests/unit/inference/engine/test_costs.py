@@ -3,7 +3,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from inference_svc.engine.chamber import prompt_tokens_of_a_step
 from inference_svc.engine.costs import StepCosts
+from inference_svc.engine.settings import EngineSettings
+from inference_svc.requests import Task
+from support.echo import echo_model
 
 
 def taken(costs: StepCosts, *steps: tuple[int, float]) -> StepCosts:
@@ -53,6 +57,14 @@ def test_small_steps_say_little_of_large_ones_and_large_ones_say_it_at_once():
     assert costs.seconds_of_prompts(5120) == pytest.approx(1.2, rel=0.1)
 
 
+@pytest.mark.parametrize(("task", "expected"), [(Task.GENERATE, 64), (Task.EMBED, 512)])
+def test_the_bound_of_prompts_beside_answers_is_none_of_an_encoders(task, expected):
+    model = echo_model("any", task, step_token_budget=512)
+    assert prompt_tokens_of_a_step(model, EngineSettings(prompt_tokens_per_step=64)) == expected
+    assert prompt_tokens_of_a_step(model, EngineSettings(prompt_tokens_per_step=1000)) == 512
+    assert prompt_tokens_of_a_step(model, EngineSettings()) == 512
+
+
 steps = st.tuples(st.integers(1, 512), st.floats(0, 100))
 
 
@@ -64,7 +76,7 @@ def test_more_tokens_never_cost_less(some, one, another):
 
 
 @given(st.lists(steps, min_size=1, max_size=30))
-def test_no_prediction_for_a_full_step_is_above_the_longest_line_through_what_was_seen(some):
+def test_a_single_token_is_never_predicted_to_take_longer_than_the_longest_step(some):
     costs = taken(StepCosts(512), *some)
     longest = max(seconds for _, seconds in some)
     assert costs.seconds_of_prompts(1) <= longest + 1e-9

@@ -14,7 +14,7 @@ from inference_svc.models.device_faults import device_faults_named
 from inference_svc.models.packed_bidirectional import ATTENTION_NAME, PackedLayout, register_packed_attention
 from inference_svc.models.packed_mpnet import PackedMPNet
 from inference_svc.models.pooling import Readout
-from inference_svc.models.prepacked import own_weights, prepack_linears
+from inference_svc.models.prepacked import own_weights, prepack_linears, takes_any_row_count
 from inference_svc.models.row_counts import filler_count
 from inference_svc.requests import EncodedInput
 
@@ -29,6 +29,7 @@ class PackedEncoderRunner:
         own_weights(model)
         if prepack and model.device.type == "cpu":
             prepack_linears(model)
+        self._fills = self._device.type == "cpu" and not takes_any_row_count(model)
         base: nn.Module = model.base_model
         self._readout = readout
         self._first_position = first_position(model)
@@ -56,7 +57,7 @@ class PackedEncoderRunner:
 
     def _pass(self, laid: Sequence[EncodedInput]) -> torch.Tensor:
         layout = PackedLayout.of([len(one.token_ids) for one in laid], self._device)
-        filler = filler_count(layout.token_count, self._device)
+        filler = filler_count(layout.token_count) if self._fills else 0
         positions = torch.nn.functional.pad(layout.positions, (0, filler))
         tensors = {
             "input_ids": self._row((token for one in laid for token in one.token_ids), filler),

@@ -1,48 +1,27 @@
-"""Linear layers packed once for the CPU's matrix kernels.
+"""Linear layers packed once for the CPU's matrix kernels. A layer that cannot be packed, or whose packed result is not
+its own, stays as it is."""
 
-The operators are what torch's own compiler emits, but private: a layer whose packed result is not its own, or that
-cannot be packed, stays as it is.
-"""
-
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
-from torch.nn.functional import linear
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-_CHECKED_ROWS = (2, 3, 5, 16, 31, 64, 200)
+from inference_svc.models.onednn_linear import OneDnnLinear
+from inference_svc.models.packed_linear import PackedLinear
+from inference_svc.models.panel_linear import PanelLinear
 
 
-class PrepackedLinear(nn.Module):
-    """`nn.Linear` with its weight reordered for oneDNN. Its rows have the same bits in any number from two up: see
-    `rows_are_independent`."""
+def kinds_here() -> tuple[type[PackedLinear], ...]:
+    """What a layer may become on this processor, the best first.
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        """`weight` `(outputs, inputs)`."""
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        self.dtype = weight.dtype
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
-        self._bias = None if bias is None else bias.detach()
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(features, self._packed, self._bias, "none", [], "")
-        return result
-
-    def agrees_with(self, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
-        features = _noise(3, self.in_features, weight.dtype)
-        expected = linear(features, weight, bias).float()
-        difference = (self(features).float() - expected).abs().max()
-        tolerance = 1e-4 if weight.dtype == torch.float32 else 2e-2
-        return bool(difference <= tolerance * expected.abs().max().clamp(min=1e-6))
-
-    def rows_are_independent(self) -> bool:
-        """Whether a row comes out in the same bits whatever the number of its neighbours."""
-        features = _noise(max(_CHECKED_ROWS), self.in_features, self.dtype)
-        expected = self(features)
-        return all(torch.equal(self(features[:count]), expected[:count]) for count in _CHECKED_ROWS)
+    With AVX2 oneDNN reads weights and computes one after the other, so that steps of 2 to 64 rows take a third longer
+    to twice as long as with the panels' kernel (`python -m load.products`). With AVX-512 it was measured at what memory
+    and processor allow, and stays alone.
+    """
+    has_narrow_vectors = torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return (PanelLinear, OneDnnLinear) if has_narrow_vectors else (OneDnnLinear,)
 
 
 def own_weights(model: PreTrainedModel) -> None:
@@ -57,13 +36,15 @@ def own_weights(model: PreTrainedModel) -> None:
             parameter.data = copies[address]
 
 
-def prepack_linears(model: PreTrainedModel) -> int:
-    """Replace the linear layers of a model on the CPU; gives how many were."""
+def prepack_linears(model: PreTrainedModel, kinds: Sequence[type[PackedLinear]] | None = None) -> int:
+    """Replace the linear layers of a model on the CPU, each by the first of the kinds that can and is right; gives how
+    many were."""
+    kinds = kinds_here() if kinds is None else kinds
     count = 0
     for parent, name, child in list(_linears(model)):
         # GPT-2's layer is the same with its weight the other way round.
         weight = child.weight.t().contiguous() if isinstance(child, Conv1D) else child.weight
-        packed = _pack(weight, child.bias)
+        packed = _pack(weight, child.bias, kinds)
         if packed is not None:
             setattr(parent, name, packed)
             count += 1
@@ -72,19 +53,32 @@ def prepack_linears(model: PreTrainedModel) -> int:
 
 def every_product_is_prepacked(model: PreTrainedModel) -> bool:
     """Whether no layer is left that multiplies by a matrix of its own, and the packed ones keep rows independent."""
-    packed = [module for module in model.modules() if isinstance(module, PrepackedLinear)]
+    packed = _packed(model)
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     left = [weight for weight in model.parameters() if weight.dim() >= 2 and id(weight) not in tables]
-    shapes = {(module.in_features, module.out_features): module for module in packed}
+    shapes = {(type(module), module.in_features, module.out_features): module for module in packed}
     return bool(packed) and not left and all(module.rows_are_independent() for module in shapes.values())
 
 
-def _pack(weight: torch.Tensor, bias: torch.Tensor | None) -> PrepackedLinear | None:
-    try:
-        packed = PrepackedLinear(weight, bias)
-        return packed if packed.agrees_with(weight, bias) else None
-    except (AttributeError, RuntimeError):
-        return None
+def takes_any_row_count(model: PreTrainedModel) -> bool:
+    """Whether products are as good with any number of rows, one too: nothing is compiled or kept for each number."""
+    packed = _packed(model)
+    return bool(packed) and all(isinstance(module, PanelLinear) for module in packed) and not list(_linears(model))
+
+
+def _packed(model: PreTrainedModel) -> list[PackedLinear]:
+    return [module for module in model.modules() if isinstance(module, PackedLinear)]
+
+
+def _pack(weight: torch.Tensor, bias: torch.Tensor | None, kinds: Sequence[type[PackedLinear]]) -> PackedLinear | None:
+    for kind in kinds:
+        try:
+            packed = kind(weight, bias)
+            if packed.agrees_with(weight, bias):
+                return packed
+        except (AttributeError, RuntimeError):
+            pass
+    return None
 
 
 def _linears(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
@@ -92,8 +86,3 @@ def _linears(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str, nn.Linear
         for name, child in parent.named_children():
             if type(child) is nn.Linear or type(child) is Conv1D:
                 yield parent, name, child
-
-
-def _noise(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(rows * columns)
-    return torch.randn(rows, columns, generator=generator).to(dtype)

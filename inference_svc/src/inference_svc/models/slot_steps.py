@@ -12,6 +12,7 @@ from inference_svc.models.kv_cache import SlotCache
 from inference_svc.models.packed_attention import PackedAttention
 from inference_svc.models.packed_steps import LogitsAt
 from inference_svc.models.prefix_store import PrefixSettings, PrefixStore
+from inference_svc.models.prepacked import takes_any_row_count
 from inference_svc.models.row_counts import decode_filler_count
 from inference_svc.models.step_plan import StepPlan, plan_step
 from inference_svc.requests import Generation
@@ -30,6 +31,7 @@ class SlotSteps:
         self._prefixes = PrefixStore(self._cache, prefix)
         self._attention = PackedAttention(self._cache, model.dtype, model.device)
         self._plan = StepPlan()
+        self._filler_count: Callable[[int], int] = lambda token_count: 0
         self._token_count = slot_count * max_context_tokens
 
     @property
@@ -68,6 +70,8 @@ class SlotSteps:
 
     def bind(self) -> None:
         bind(self._attention, self._model)
+        if self._device.type == "cpu" and not takes_any_row_count(self._model):
+            self._filler_count = decode_filler_count
 
     def settle(self, sample: Callable[[torch.Tensor], object]) -> None:
         """It has its cache."""
@@ -80,13 +84,13 @@ class SlotSteps:
         return self._plan.row_ends
 
     def forward(self, wanted: Sequence[int]) -> torch.Tensor:
-        """Tokens and rows of logits get neighbours that nobody reads, by the rule of row_counts."""
+        """Tokens and rows of logits get neighbours that nobody reads, where the rule of row_counts holds."""
         plan = self._plan
-        filler = [0] * decode_filler_count(len(plan.token_ids), self._device)
+        filler = [0] * self._filler_count(len(plan.token_ids))
         token_ids = torch.tensor(plan.token_ids + filler, device=self._device)
         positions = torch.tensor(plan.positions + filler, device=self._device)
         self._attention.begin(plan, positions)
-        unread = [0] * max(2 - len(wanted), decode_filler_count(len(wanted), self._device))
+        unread = [0] * self._filler_count(len(wanted))
         keep = torch.tensor([*wanted, *unread], dtype=torch.long, device=self._device)
         return self._logits_at(token_ids, positions, keep)[: len(wanted)].float()
 

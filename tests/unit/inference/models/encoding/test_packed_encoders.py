@@ -8,8 +8,12 @@ import pytest
 import torch
 import transformers as hf
 from inference_svc.errors import ModelLoadError
+from inference_svc.models import prepacked
 from inference_svc.models.checkpoint import quiet
 from inference_svc.models.encoder_runner import PackedEncoderRunner, checked_encoder_runner, takes_type_ids
+from inference_svc.models.onednn_linear import OneDnnLinear
+from inference_svc.models.packed_linear import PackedLinear
+from inference_svc.models.panel_linear import PanelLinear
 from inference_svc.models.pooling import Pooling
 from inference_svc.models.readout import logits_readout, vector_readout
 from inference_svc.models.sentence_transformers_files import SentenceFiles
@@ -161,7 +165,13 @@ def test_an_input_keeps_its_vector_to_the_last_bits_whatever_lies_beside_it() ->
     assert np.abs(together - alone).max() < 1e-5
 
 
-def test_rows_are_laid_in_few_lengths_so_that_kernels_are_made_once() -> None:
+@pytest.mark.parametrize(
+    ("kind", "lengths_seen"), [(OneDnnLinear, set(range(8, 65, 8))), (PanelLinear, set(range(3, 62)))]
+)
+def test_rows_are_laid_in_few_lengths_where_a_kernel_is_made_for_each(
+    kind: type[PackedLinear], lengths_seen: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepacked, "kinds_here", lambda: (kind,))
     model = made("bert", "Model")
     runner = PackedEncoderRunner(model, vector_readout(model, SentenceFiles()))
     lengths = set()
@@ -175,7 +185,7 @@ def test_rows_are_laid_in_few_lengths_so_that_kernels_are_made_once() -> None:
     model.register_forward_pre_hook(note, with_kwargs=True)
     for count in range(1, 60):
         runner.encode([EncodedInput(0, (5,) * count), EncodedInput(1, (6, 7))])
-    assert lengths == set(range(8, 65, 8))
+    assert lengths == lengths_seen
 
 
 def test_plain_linear_layers_give_the_same_as_prepacked_ones() -> None:

@@ -4,7 +4,11 @@ import random
 
 import pytest
 import torch
+from inference_svc.models import prepacked
 from inference_svc.models.generation_runner import PackedGenerationRunner
+from inference_svc.models.onednn_linear import OneDnnLinear
+from inference_svc.models.packed_linear import PackedLinear
+from inference_svc.models.panel_linear import PanelLinear
 from inference_svc.requests import Generation, OutputDetail, Sampling
 from support.driving import Driver, generation
 from support.generation_models import build_model
@@ -33,8 +37,14 @@ def _numbers(driver: Driver, asked: dict[str, Generation]) -> dict[str, list[tup
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_numbers_do_not_depend_on_company(architecture: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [(torch.float32, PanelLinear), (torch.float32, OneDnnLinear), (torch.bfloat16, OneDnnLinear)],
+)
+def test_numbers_do_not_depend_on_company(
+    architecture: str, dtype: torch.dtype, kind: type[PackedLinear], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepacked, "kinds_here", lambda: (kind,))
     torch.set_num_threads(1)
     model = build_model(architecture, dtype)
     runner = PackedGenerationRunner(model, slot_count=10, max_context_tokens=600, dtype=dtype)

@@ -7,7 +7,7 @@ import torch
 from inference_svc.engine.runner import Row
 from inference_svc.errors import ModelLoadError
 from inference_svc.models.generation_runner import PackedGenerationRunner
-from inference_svc.models.prepacked import PrepackedLinear
+from inference_svc.models.onednn_linear import OneDnnLinear
 from inference_svc.models.self_check import check_differences, check_layers, packed_differences, plain_logits
 from support.generation_models import REFUSED, build_model
 
@@ -75,7 +75,7 @@ def test_positions_that_depend_on_the_longest_neighbour_are_refused_with_a_way_o
 
 def test_a_packed_layer_knows_when_it_is_not_the_layer_it_replaces() -> None:
     weight, bias = torch.randn(30, 40), torch.randn(30)
-    packed = PrepackedLinear(weight, bias)
+    packed = OneDnnLinear(weight, bias)
     assert packed.agrees_with(weight, bias)
     assert not packed.agrees_with(weight + 0.01, bias)
     assert not packed.agrees_with(weight, None)

@@ -1,0 +1,34 @@
+"""Compiled work on the very threads that torch's own operators run on: no second pool to wait beside theirs."""
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+Work = Callable[[Any], None]
+"""A C function of one address, which any number of threads may be in at once."""
+
+
+@cache
+def sharing() -> Callable[[Work, Any, int], None] | None:
+    """A function that has so many threads of this one's OpenMP team run the work, and returns when all are done. None
+    where the library that torch's threads are of is not found."""
+    try:
+        mapped = Path("/proc/self/maps").read_text()
+    except OSError:
+        return None
+    paths = {line.split()[-1] for line in mapped.splitlines() if "libgomp" in line}
+    if len(paths) != 1:  # with two, torch's might be the other
+        return None
+    try:
+        parallel = ctypes.CDLL(paths.pop()).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    parallel.restype = None
+
+    def share(work: Work, order: Any, thread_count: int) -> None:
+        parallel(work, ctypes.addressof(order), thread_count, 0)
+
+    return share

@@ -14,8 +14,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, cfunc, njit, types
+from numba import carray, njit, types
 from numba.extending import intrinsic
+
+from inference_svc.models.compiled import LINE_BYTES, build_prefetch, compile_work, external, take
+from inference_svc.models.torch_threads import Work
 
 PANEL = 32
 """Outputs of a panel: four registers of eight numbers, which three rows of sums leave room for among sixteen."""
@@ -23,21 +26,16 @@ PANEL = 32
 INPUTS_AT_ONCE = 4
 """The number of inputs must be a multiple of it."""
 
-_FLOAT_BYTES, _LINE_BYTES, _LANES = 4, 64, 8
+_FLOAT_BYTES, _LANES = 4, 8
 _BLOCK = 128  # inputs that are summed by themselves: 16 KiB of weights
 _MANY_ROWS, _BLOCKS_OF_MANY = 160, 2  # multiplied with a few rows before the next: many rows come from afar
 _LINES_OF_ONE, _LINES_OF_TWO, _LINES_OF_THREE = 8, 4, 2  # fetched in a turn, which takes the longer the more rows
 _PANEL_BYTES = PANEL * _FLOAT_BYTES
 
-_SIZE, _BYTE = ir.IntType(64), ir.IntType(8)
+_SIZE = ir.IntType(64)
 _NUMBER = ir.FloatType()
 _VECTOR = ir.VectorType(_NUMBER, _LANES)
 _COUNT = ir.IntType(32)
-
-
-def _external(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Type) -> ir.Function:
-    known = builder.module.globals.get(name)
-    return known or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
 
 
 def _broadcast(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
@@ -53,8 +51,7 @@ def _tile(row_count: int, line_count: int) -> Callable[..., None]:
     def generate(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
         weights, features, sums, input_count, feature_stride, sum_stride, ahead = arguments
         columns = range(PANEL // _LANES)
-        multiply_add = _external(builder, f"llvm.fma.v{_LANES}f32", _VECTOR, _VECTOR, _VECTOR, _VECTOR)
-        prefetch = _external(builder, "llvm.prefetch.p0", ir.VoidType(), _BYTE.as_pointer(), _COUNT, _COUNT, _COUNT)
+        multiply_add = external(builder, f"llvm.fma.v{_LANES}f32", _VECTOR, _VECTOR, _VECTOR, _VECTOR)
         numbers = _NUMBER.as_pointer()
         weight_at = builder.inttoptr(weights, numbers)
         feature_at = builder.inttoptr(features, numbers)
@@ -74,10 +71,9 @@ def _tile(row_count: int, line_count: int) -> Callable[..., None]:
         first_input.add_incoming(_SIZE(0), before)
         carried = [[builder.phi(_VECTOR) for _ in columns] for _ in sum_rows]
         running: list[list[ir.Value]] = [list(row) for row in carried]
-        lines_at = builder.add(ahead, builder.mul(first_input, _SIZE(line_count * _LINE_BYTES // INPUTS_AT_ONCE)))
+        lines_at = builder.add(ahead, builder.mul(first_input, _SIZE(line_count * LINE_BYTES // INPUTS_AT_ONCE)))
         for line in range(line_count):
-            address = builder.inttoptr(builder.add(lines_at, _SIZE(line * _LINE_BYTES)), _BYTE.as_pointer())
-            builder.call(prefetch, [address, _COUNT(0), _COUNT(3), _COUNT(1)])  # to read, into every cache, data
+            build_prefetch(builder, builder.add(lines_at, _SIZE(line * LINE_BYTES)))
         for turn in range(INPUTS_AT_ONCE):
             index = builder.add(first_input, _SIZE(turn))
             weight_row = builder.gep(weight_at, [builder.mul(index, _SIZE(PANEL))])
@@ -116,17 +112,6 @@ def _tile(row_count: int, line_count: int) -> Callable[..., None]:
 
     found: Callable[..., None] = add_products
     return found
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _take(typing_context: Any, counter: Any, count: Any) -> Any:
-    """Adds to the counter at an address, which other threads add to; gives what it was."""
-
-    def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
-        address = builder.inttoptr(arguments[0], _SIZE.as_pointer())
-        return builder.atomic_rmw("add", address, arguments[1], "seq_cst")
-
-    return types.intp(types.intp, types.intp), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -181,7 +166,7 @@ def _panel(
                     else:
                         _three_rows_alone(at, given, into, count, input_count, result_stride, ahead)
                     lines, rows = _LINES_OF_THREE, 3
-                ahead += lines * _LINE_BYTES * count // INPUTS_AT_ONCE
+                ahead += lines * LINE_BYTES * count // INPUTS_AT_ONCE
             row += rows
         done = end
 
@@ -196,7 +181,7 @@ def _work(numbers: Any) -> None:
     panels_of_part, rows_of_part, row_parts, part_count = work[8:12]
     stride = panel_count * PANEL
     while True:
-        part = _take(work.ctypes.data, 1)
+        part = take(work.ctypes.data, 1)
         if part >= part_count:
             return
         first_row = part % row_parts * rows_of_part
@@ -214,13 +199,5 @@ def _work(numbers: Any) -> None:
             )
 
 
-def compile_work() -> Callable[[Any], None]:
-    """`_work` for this CPU, as a C function of an address: a second or two, once for a folder that can be written, else
-    once a process."""
-    signature = types.void(types.CPointer(types.intp))
-    try:
-        compiled = cfunc(signature, nopython=True, cache=True)(_work)
-    except RuntimeError:  # no folder to keep it in
-        compiled = cfunc(signature, nopython=True)(_work)
-    found: Callable[[Any], None] = compiled.ctypes
-    return found
+def compile_product() -> Work:
+    return compile_work(_work)

@@ -39,13 +39,13 @@ class _Kernel:
     """The compiled work, and how it is parted."""
 
     def __init__(self) -> None:
-        from inference_svc.models.panel_kernel import INPUTS_AT_ONCE, PANEL, compile_work
+        from inference_svc.models.panel_kernel import INPUTS_AT_ONCE, PANEL, compile_product
 
         share = sharing()
         if share is None:
             raise RuntimeError("torch's threads are not of a known library")
         self._panel, self._inputs_at_once = PANEL, INPUTS_AT_ONCE
-        self._work: Work = compile_work()
+        self._work: Work = compile_product()
         self._share = share
 
     def takes(self, weight: torch.Tensor) -> bool:

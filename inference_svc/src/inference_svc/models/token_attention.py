@@ -1,9 +1,7 @@
 """Attention of a step's single tokens by a compiled kernel, over all of torch's threads. CPU only."""
 
-import os
+import ctypes
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +9,15 @@ import torch
 
 from inference_svc.models.attention_kernel import Scoring
 from inference_svc.models.step_plan import StepPlan
+from inference_svc.models.torch_threads import sharing
 
 if TYPE_CHECKING:
     from inference_svc.models.token_kernel import TokenKernels
 
-_WORTH_A_THREAD = 300_000
-"""Numbers of keys that a thread should have to read: below, handing over takes longer than it saves."""
+_WORTH_A_PART = 20_000
+"""Numbers of keys that a part should have to read: below, handing over takes longer than it saves."""
+
+_PARTS_OF_A_THREAD = 4  # so that one who comes late leaves little to wait for
 
 
 class TokenAttention:
@@ -26,8 +27,9 @@ class TokenAttention:
         """`thread_count` is asked at every step: a model may have fewer threads while it loads than when it serves."""
         self._kernels = kernels
         self._thread_count = thread_count
+        self._share = sharing()
         self._threads_now = 1
-        self._helpers = ThreadPoolExecutor(os.cpu_count(), "attention")  # which starts none before it is needed
+        self._edges_by_key_size: dict[int, np.ndarray[Any, Any]] = {}
         self._tokens = self._places = self._positions = np.empty(0, dtype=np.int64)
         self._written = slice(0)  # of the tokens: those whose keys and values are not in the cache yet
 
@@ -40,11 +42,11 @@ class TokenAttention:
             from inference_svc.models.token_kernel import compile_kernels
         except ImportError:
             return None
-        return cls(compile_kernels())
+        return cls(compile_kernels(reads_bfloat16=dtype == torch.bfloat16))
 
     def begin(self, plan: StepPlan) -> None:
         """The plan of the forward that follows."""
-        self._threads_now = self._thread_count()
+        self._threads_now = self._thread_count() if self._share is not None else 1
         tokens: list[int] = []
         places = list(plan.decode_places)
         for group in plan.groups:
@@ -55,6 +57,7 @@ class TokenAttention:
         self._places = np.array(places, dtype=np.int64)
         self._positions = np.array(plan.positions, dtype=np.int64)[self._tokens]
         self._written = slice(len(plan.decode_places))
+        self._edges_by_key_size.clear()
 
     def write(self, cached: torch.Tensor, new: torch.Tensor) -> None:
         """Keep the keys, or the values, of those tokens that are one row each, the packed row's first.
@@ -82,36 +85,55 @@ class TokenAttention:
         found = output if output.dtype == torch.float32 else output.float()
         scale = query.shape[-1] ** -0.5 if scoring.scaling is None else scoring.scaling
         sinks = torch.empty(0) if scoring.sinks is None else scoring.sinks.float().contiguous()
-        rows = query.transpose(0, 1).float().contiguous().numpy()
-        cached = (_array(keys), _array(values))
-        settings = (
+        rows = query.transpose(0, 1).float().contiguous()
+        edges = self._edges(keys.shape[1] * keys.shape[3])
+        order = (ctypes.c_int64 * 24)(
+            0,
+            rows.data_ptr(),
+            found.data_ptr(),
+            sinks.data_ptr(),
+            self._tokens.ctypes.data,
+            self._places.ctypes.data,
+            self._positions.ctypes.data,
+            edges.ctypes.data,
+            len(edges) - 1,
+            len(self._tokens),
+            *rows.shape[:2],
+            keys.shape[1],
+            keys.shape[0],
+            keys.shape[2],
+            keys.shape[3],
+            values.shape[3],
             window or 0,
-            np.float32(scale),
-            np.float32(scoring.softcap or 0.0),
-            sinks.numpy(),
-            found.numpy(),
+            _bits(scale),
+            _bits(scoring.softcap or 0.0),
+            len(sinks),
+            keys.data_ptr(),
+            values.data_ptr(),
         )
-
-        def part(start: int, end: int) -> None:
-            of = slice(start, end)
-            self._kernels.attend(rows, *cached, self._tokens[of], self._places[of], self._positions[of], *settings)
-
-        cuts = self._cuts(keys.shape[1] * keys.shape[3])
-        helped = [self._helpers.submit(part, *cut) for cut in cuts[1:]]
-        part(*cuts[0])
-        for future in helped:
-            future.result()
+        if len(edges) > 2 and self._share is not None:
+            self._share(self._kernels.attend, order, self._threads_now)
+        else:
+            self._kernels.attend(order)
         if found is not output:
             output.copy_(found)
 
-    def _cuts(self, key_size: int) -> list[tuple[int, int]]:
-        """Ranges of tokens, one a thread, with about as many keys each."""
+    def _edges(self, key_size: int) -> "np.ndarray[Any, Any]":
+        """Where the tokens are cut into parts with about as many keys each, whose numbers are `key_size` a position."""
+        known = self._edges_by_key_size.get(key_size)
+        if known is not None:
+            return known
         before = np.cumsum(self._positions + 1)
-        most = int(before[-1]) * key_size // _WORTH_A_THREAD
-        parts = max(1, min(self._threads_now, len(before), most))
-        ends = [int(np.searchsorted(before, before[-1] * part / parts)) for part in range(1, parts)]
-        edges = [0, *ends, len(before)]
-        return [(start, end) for start, end in pairwise(edges) if end > start]
+        most = int(before[-1]) * key_size // _WORTH_A_PART if self._threads_now > 1 else 1
+        parts = max(1, min(self._threads_now * _PARTS_OF_A_THREAD, len(before), most))
+        cuts = np.searchsorted(before, before[-1] * np.arange(1, parts) / parts)
+        edges = np.concatenate(([0], cuts, [len(before)]))
+        self._edges_by_key_size[key_size] = edges
+        return edges
+
+
+def _bits(number: float) -> int:
+    return int(np.float32(number).view(np.int32))
 
 
 def _array(tensor: torch.Tensor) -> "np.ndarray[Any, Any]":

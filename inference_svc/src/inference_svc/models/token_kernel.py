@@ -1,20 +1,27 @@
 """Attention of single tokens to their own sequences, compiled for this CPU: plain loops that read each key and value
-once, from where it lies and no further than the sequence goes.
+once, from where it lies, and ask for what comes next in time, the next head's and the next sequence's too.
 
 torch multiplies few queries by many keys with a matrix kernel that first copies the keys into another order, and needs
 equal lengths. Here a token's numbers depend on nothing but its own sequence.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from llvmlite import ir
+from numba import carray, njit, types
 from numba.extending import intrinsic, overload
+
+from inference_svc.models.compiled import LINE_BYTES, compile_work, prefetch, take
+from inference_svc.models.torch_threads import Work
 
 _zero, _one, _two, _half = np.float32(0.0), np.float32(1.0), np.float32(2.0), np.float32(0.5)
 _LOOPS = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy", "nogil": True}
+_AHEAD = 16
+"""Positions between what is read and what is asked for."""
 _MAXIMUM = {**_LOOPS, "fastmath": {"reassoc", "contract", "nsz", "arcp", "nnan"}}  # a NaN is told by the exponentials
 
 
@@ -24,6 +31,21 @@ def _float_of_bits(typing_context: Any, bits: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(types.float32))
 
     return types.float32(types.int32), generate
+
+
+def _pointers_to(kind: Any) -> Callable[..., Any]:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def pointer(typing_context: Any, address: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+            return builder.inttoptr(arguments[0], context.get_value_type(types.CPointer(kind)))
+
+        return types.CPointer(kind)(types.intp), generate
+
+    found: Callable[..., Any] = pointer
+    return found
+
+
+_floats, _halves, _sizes = _pointers_to(types.float32), _pointers_to(types.int16), _pointers_to(types.int64)
 
 
 def _number(cached: Any) -> Any:
@@ -56,12 +78,24 @@ def _exponential(x: Any) -> Any:
     return (series * rest * rest + rest + _one) * scale
 
 
+@njit(inline="always", **_LOOPS)  # type: ignore[untyped-decorator]
+def _ask_ahead(position: Any, end: Any, rows: Any, following: Any) -> None:
+    """`rows` `(positions, dimension)`, of which `end` are read; `following` is the address of what is read then."""
+    size = rows.strides[0]
+    ahead = position + _AHEAD
+    start = rows.ctypes.data + ahead * size if ahead < end else following + (ahead - end) * size
+    for offset in range(0, size, LINE_BYTES):
+        prefetch(start + offset)
+
+
 @njit(**_LOOPS)  # type: ignore[untyped-decorator]
-def _score(weights: Any, query: Any, keys: Any, first: Any, end: Any, scale: Any) -> None:
+def _score(weights: Any, query: Any, keys: Any, first: Any, end: Any, scale: Any, following: Any) -> None:
     """Four heads at a time: a key is read once for them, and their sums are added side by side."""
     head = 0
     while head + 4 <= query.shape[0]:
         for position in range(first, end):
+            if head == 0:
+                _ask_ahead(position, end, keys, following)
             key = keys[position]
             one, two, three, four = _zero, _zero, _zero, _zero
             for index in range(query.shape[1]):
@@ -114,11 +148,13 @@ def _normalise(scores: Any, sinks: Any) -> None:
 
 
 @njit(**_LOOPS)  # type: ignore[untyped-decorator]
-def _mix(output: Any, weights: Any, values: Any, first: Any, end: Any) -> None:
+def _mix(output: Any, weights: Any, values: Any, first: Any, end: Any, following: Any) -> None:
     """Eight positions at a time, for which the output is read and written once."""
     output[:] = _zero
     place = first
     while place + 8 <= end:
+        for turn in range(8):
+            _ask_ahead(place + turn, end, values, following)
         for head in range(output.shape[0]):
             share = weights[head, place : place + 8]
             for index in range(output.shape[1]):
@@ -140,6 +176,12 @@ def _mix(output: Any, weights: Any, values: Any, first: Any, end: Any) -> None:
                 output[head, index] += weight * _number(values[rest, index])
 
 
+@njit(inline="always", **_LOOPS)  # type: ignore[untyped-decorator]
+def _first_seen(position: Any, window: Any) -> Any:
+    return max(0, position + 1 - window) if window else 0
+
+
+@njit(**_LOOPS)  # type: ignore[untyped-decorator]
 def _attend_tokens(
     query: Any,
     keys: Any,
@@ -159,16 +201,65 @@ def _attend_tokens(
     weights = np.empty((shared_by, keys.shape[2]), np.float32)
     for index in range(len(tokens)):
         token, place, end = tokens[index], places[index], positions[index] + 1
-        first = max(0, end - window) if window else 0
+        first = _first_seen(positions[index], window)
         for key_head in range(keys.shape[1]):
             heads = slice(key_head * shared_by, (key_head + 1) * shared_by)
-            _score(weights, query[token, heads], keys[place, key_head], first, end, scale)
+            key_rows, value_rows = keys[place, key_head], values[place, key_head]
+            _score(weights, query[token, heads], key_rows, first, end, scale, value_rows[first:].ctypes.data)
             for shared in range(shared_by):
                 if softcap:
                     _cap(weights[shared, first:end], softcap)
                 head = key_head * shared_by + shared
                 _normalise(weights[shared, first:end], sinks[head : head + 1])
-            _mix(output[token, heads], weights, values[place, key_head], first, end)
+            if key_head + 1 < keys.shape[1]:
+                following = keys[place, key_head + 1, first:].ctypes.data
+            else:
+                after = min(index + 1, len(tokens) - 1)
+                following = keys[places[after], 0, _first_seen(positions[after], window) :].ctypes.data
+            _mix(output[token, heads], weights, value_rows, first, end, following)
+
+
+_ORDER_SIZE = 24
+
+
+@njit(**_LOOPS)  # type: ignore[untyped-decorator]
+def _attend_parts(order: Any, keys: Any, values: Any) -> None:
+    """Takes parts until none is left: the tokens between one edge and the next. Any number of threads may, at once."""
+    query_at, output_at, sinks_at, tokens_at, places_at, positions_at, edges_at = order[1:8]
+    part_count, token_count, row_count, heads, key_heads, place_count, capacity = order[8:15]
+    key_size, value_size, window, scale_bits, softcap_bits, sink_count = order[15:21]
+    query = carray(_floats(query_at), (row_count, heads, key_size))
+    output = carray(_floats(output_at), (row_count, heads, value_size))
+    tokens, places = carray(_sizes(tokens_at), token_count), carray(_sizes(places_at), token_count)
+    positions, edges = carray(_sizes(positions_at), token_count), carray(_sizes(edges_at), part_count + 1)
+    while True:
+        part = take(order.ctypes.data, 1)
+        if part >= part_count:
+            return
+        of = slice(edges[part], edges[part + 1])
+        _attend_tokens(
+            query,
+            carray(keys, (place_count, key_heads, capacity, key_size)),
+            carray(values, (place_count, key_heads, capacity, value_size)),
+            tokens[of],
+            places[of],
+            positions[of],
+            window,
+            _float_of_bits(np.int32(scale_bits)),
+            _float_of_bits(np.int32(softcap_bits)),
+            carray(_floats(sinks_at), sink_count),
+            output,
+        )
+
+
+def _attend_float32(numbers: Any) -> None:
+    order = carray(numbers, (_ORDER_SIZE,))
+    _attend_parts(order, _floats(order[21]), _floats(order[22]))
+
+
+def _attend_bfloat16(numbers: Any) -> None:
+    order = carray(numbers, (_ORDER_SIZE,))
+    _attend_parts(order, _halves(order[21]), _halves(order[22]))
 
 
 def _write_tokens(cached: Any, new: Any, places: Any, positions: Any) -> None:
@@ -182,15 +273,18 @@ def _write_tokens(cached: Any, new: Any, places: Any, positions: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TokenKernels:
-    """`_attend_tokens` and `_write_tokens`, compiled at their first call."""
+    """`attend` is of the address of an order; `write` is `_write_tokens`, compiled at its first call."""
 
-    attend: Callable[..., None]
+    attend: Work
     write: Callable[..., None]
 
 
-def compile_kernels() -> TokenKernels:
-    """For this CPU; a second or two, once for a folder that can be written, else once a process."""
+@cache
+def compile_kernels(*, reads_bfloat16: bool = False) -> TokenKernels:
+    """For this CPU and a cache of float32 or bfloat16; some seconds, once for a folder that can be written, else once a
+    process."""
+    attend = compile_work(_attend_bfloat16 if reads_bfloat16 else _attend_float32)
     try:
-        return TokenKernels(njit(cache=True, **_LOOPS)(_attend_tokens), njit(cache=True, **_LOOPS)(_write_tokens))
-    except RuntimeError:  # no folder to keep them in
-        return TokenKernels(njit(**_LOOPS)(_attend_tokens), njit(**_LOOPS)(_write_tokens))
+        return TokenKernels(attend, njit(cache=True, **_LOOPS)(_write_tokens))
+    except RuntimeError:  # no folder to keep it in
+        return TokenKernels(attend, njit(**_LOOPS)(_write_tokens))

@@ -1,10 +1,13 @@
 """Compiled work on the very threads that torch's own operators run on: no second pool to wait beside theirs."""
 
 import ctypes
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+_RUNTIME = re.compile(r"/lib(gomp|iomp5|omp)[-.][^/]*$")  # the last two know the first one's calls
 
 Work = Callable[[Any], None]
 """A C function of one address, which any number of threads may be in at once."""
@@ -18,7 +21,7 @@ def sharing() -> Callable[[Work, Any, int], None] | None:
         mapped = Path("/proc/self/maps").read_text()
     except OSError:
         return None
-    paths = {line.split()[-1] for line in mapped.splitlines() if "libgomp" in line}
+    paths = {line.split()[-1] for line in mapped.splitlines() if _RUNTIME.search(line)}
     if len(paths) != 1:  # with two, torch's might be the other
         return None
     try:

@@ -140,7 +140,7 @@ def test_a_cache_of_bfloat16_is_read_as_it_is() -> None:
     query = _random(_HEADS, len(positions), _DIMENSION).bfloat16()
     keys, values = _random(2, _PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION).bfloat16()
     plan, output = _plan(positions), torch.zeros(len(positions), _HEADS, _DIMENSION, dtype=torch.bfloat16)
-    attention = TokenAttention(compile_kernels())
+    attention = TokenAttention(compile_kernels(reads_bfloat16=True))
     attention.begin(plan)
     attention.attend(query, keys, values, None, Scoring(None), output)
     for index, (place, position) in enumerate(zip(plan.decode_places, positions, strict=True)):

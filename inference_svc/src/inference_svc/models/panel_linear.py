@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from inference_svc.models.packed_linear import PackedLinear
-from inference_svc.models.torch_threads import Work, sharing
+from inference_svc.models.torch_threads import Work, run, sharing
 
 _WORTH_SHARING = 200_000
 """Multiplications below which another thread is not worth asking."""
@@ -41,12 +41,10 @@ class _Kernel:
     def __init__(self) -> None:
         from inference_svc.models.panel_kernel import INPUTS_AT_ONCE, PANEL, compile_product
 
-        share = sharing()
-        if share is None:
+        if sharing() is None:
             raise RuntimeError("torch's threads are not of a known library")
         self._panel, self._inputs_at_once = PANEL, INPUTS_AT_ONCE
         self._work: Work = compile_product()
-        self._share = share
 
     def takes(self, weight: torch.Tensor) -> bool:
         return weight.dtype == torch.float32 and weight.shape[1] % self._inputs_at_once == 0
@@ -83,10 +81,7 @@ class _Kernel:
             row_parts,
             -(-panel_count // panels_of_part) * row_parts,
         )
-        if thread_count == 1:
-            self._work(order)
-        else:
-            self._share(self._work, order, thread_count)
+        run(self._work, order, thread_count)
         return result
 
 

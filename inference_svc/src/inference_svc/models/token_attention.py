@@ -9,7 +9,7 @@ import torch
 
 from inference_svc.models.attention_kernel import Scoring
 from inference_svc.models.step_plan import StepPlan
-from inference_svc.models.torch_threads import sharing
+from inference_svc.models.torch_threads import run
 
 if TYPE_CHECKING:
     from inference_svc.models.token_kernel import TokenKernels
@@ -27,7 +27,6 @@ class TokenAttention:
         """`thread_count` is asked at every step: a model may have fewer threads while it loads than when it serves."""
         self._kernels = kernels
         self._thread_count = thread_count
-        self._share = sharing()
         self._threads_now = 1
         self._edges_by_key_size: dict[int, np.ndarray[Any, Any]] = {}
         self._tokens = self._places = self._positions = np.empty(0, dtype=np.int64)
@@ -46,7 +45,7 @@ class TokenAttention:
 
     def begin(self, plan: StepPlan) -> None:
         """The plan of the forward that follows."""
-        self._threads_now = self._thread_count() if self._share is not None else 1
+        self._threads_now = self._thread_count()
         tokens: list[int] = []
         places = list(plan.decode_places)
         for group in plan.groups:
@@ -111,10 +110,7 @@ class TokenAttention:
             keys.data_ptr(),
             values.data_ptr(),
         )
-        if len(edges) > 2 and self._share is not None:
-            self._share(self._kernels.attend, order, self._threads_now)
-        else:
-            self._kernels.attend(order)
+        run(self._kernels.attend, order, min(self._threads_now, len(edges) - 1))
         if found is not output:
             output.copy_(found)
 

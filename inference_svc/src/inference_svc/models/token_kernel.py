@@ -5,47 +5,33 @@ torch multiplies few queries by many keys with a matrix kernel that first copies
 equal lengths. Here a token's numbers depend on nothing but its own sequence.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import carray, njit, types
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 
-from inference_svc.models.compiled import LINE_BYTES, compile_work, prefetch, take
+from inference_svc.models.compiled import (
+    LINE_BYTES,
+    LOOPS,
+    compile_work,
+    exponential,
+    float_of_bits,
+    floats,
+    halves,
+    prefetch,
+    sizes,
+    take,
+)
 from inference_svc.models.torch_threads import Work
 
-_zero, _one, _two, _half = np.float32(0.0), np.float32(1.0), np.float32(2.0), np.float32(0.5)
-_LOOPS = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy", "nogil": True}
+_zero, _one, _two = np.float32(0.0), np.float32(1.0), np.float32(2.0)
 _AHEAD = 16
 """Positions between what is read and what is asked for."""
-_MAXIMUM = {**_LOOPS, "fastmath": {"reassoc", "contract", "nsz", "arcp", "nnan"}}  # a NaN is told by the exponentials
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _float_of_bits(typing_context: Any, bits: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
-
-    return types.float32(types.int32), generate
-
-
-def _pointers_to(kind: Any) -> Callable[..., Any]:
-    @intrinsic  # type: ignore[untyped-decorator]
-    def pointer(typing_context: Any, address: Any) -> Any:
-        def generate(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
-            return builder.inttoptr(arguments[0], context.get_value_type(types.CPointer(kind)))
-
-        return types.CPointer(kind)(types.intp), generate
-
-    found: Callable[..., Any] = pointer
-    return found
-
-
-_floats, _halves, _sizes = _pointers_to(types.float32), _pointers_to(types.int16), _pointers_to(types.int64)
+_MAXIMUM = {**LOOPS, "fastmath": {"reassoc", "contract", "nsz", "arcp", "nnan"}}  # a NaN is told by the exponentials
 
 
 def _number(cached: Any) -> Any:
@@ -57,28 +43,11 @@ def _number(cached: Any) -> Any:
 def _compiled_number(cached):  # type: ignore[no-untyped-def]
     # Without annotations: numba wants the very signature of what is given back.
     if cached == types.int16:
-        return lambda cached: _float_of_bits(np.int32(cached) << np.int32(16))
+        return lambda cached: float_of_bits(np.int32(cached) << np.int32(16))
     return lambda cached: cached
 
 
-@njit(inline="always", **_LOOPS)  # type: ignore[untyped-decorator]
-def _exponential(x: Any) -> Any:
-    """2 to a whole power times a polynomial of the rest (Cephes' expf): as exact as float32, and vectorised."""
-    x = np.float32(-87.0) if x < np.float32(-87.0) else x
-    x = np.float32(88.0) if x > np.float32(88.0) else x
-    power = np.floor(x * np.float32(1.44269504) + _half)
-    rest = x - power * np.float32(0.693359375) + power * np.float32(2.12194440e-4)
-    series = np.float32(1.9875691500e-4)
-    series = series * rest + np.float32(1.3981999507e-3)
-    series = series * rest + np.float32(8.3334519073e-3)
-    series = series * rest + np.float32(4.1665795894e-2)
-    series = series * rest + np.float32(1.6666665459e-1)
-    series = series * rest + np.float32(5.0000001201e-1)
-    scale = _float_of_bits(np.int32((np.int32(power) + np.int32(127)) << np.int32(23)))
-    return (series * rest * rest + rest + _one) * scale
-
-
-@njit(inline="always", **_LOOPS)  # type: ignore[untyped-decorator]
+@njit(inline="always", **LOOPS)  # type: ignore[untyped-decorator]
 def _ask_ahead(position: Any, end: Any, rows: Any, following: Any) -> None:
     """`rows` `(positions, dimension)`, of which `end` are read; `following` is the address of what is read then."""
     size = rows.strides[0]
@@ -88,7 +57,7 @@ def _ask_ahead(position: Any, end: Any, rows: Any, following: Any) -> None:
         prefetch(start + offset)
 
 
-@njit(**_LOOPS)  # type: ignore[untyped-decorator]
+@njit(**LOOPS)  # type: ignore[untyped-decorator]
 def _score(weights: Any, query: Any, keys: Any, first: Any, end: Any, scale: Any, following: Any) -> None:
     """Four heads at a time: a key is read once for them, and their sums are added side by side."""
     head = 0
@@ -117,10 +86,10 @@ def _score(weights: Any, query: Any, keys: Any, first: Any, end: Any, scale: Any
             weights[rest, position] = total * scale
 
 
-@njit(**_LOOPS)  # type: ignore[untyped-decorator]
+@njit(**LOOPS)  # type: ignore[untyped-decorator]
 def _cap(scores: Any, softcap: Any) -> None:
     for index in range(len(scores)):
-        scores[index] = softcap * (_one - _two / (_exponential(_two * scores[index] / softcap) + _one))
+        scores[index] = softcap * (_one - _two / (exponential(_two * scores[index] / softcap) + _one))
 
 
 @njit(**_MAXIMUM)  # type: ignore[untyped-decorator]
@@ -131,15 +100,15 @@ def _largest(scores: Any) -> Any:
     return found
 
 
-@njit(**_LOOPS)  # type: ignore[untyped-decorator]
+@njit(**LOOPS)  # type: ignore[untyped-decorator]
 def _normalise(scores: Any, sinks: Any) -> None:
     """`sinks` is empty, or holds the logit that this head adds for attending to nothing."""
     largest, total = _largest(scores), _zero
     if len(sinks):
         largest = max(largest, sinks[0])
-        total = _exponential(sinks[0] - largest)
+        total = exponential(sinks[0] - largest)
     for index in range(len(scores)):
-        weight = _exponential(scores[index] - largest)
+        weight = exponential(scores[index] - largest)
         scores[index] = weight
         total += weight
     share = _one / total
@@ -147,7 +116,7 @@ def _normalise(scores: Any, sinks: Any) -> None:
         scores[index] *= share
 
 
-@njit(**_LOOPS)  # type: ignore[untyped-decorator]
+@njit(**LOOPS)  # type: ignore[untyped-decorator]
 def _mix(output: Any, weights: Any, values: Any, first: Any, end: Any, following: Any) -> None:
     """Eight positions at a time, for which the output is read and written once."""
     output[:] = _zero
@@ -176,12 +145,12 @@ def _mix(output: Any, weights: Any, values: Any, first: Any, end: Any, following
                 output[head, index] += weight * _number(values[rest, index])
 
 
-@njit(inline="always", **_LOOPS)  # type: ignore[untyped-decorator]
+@njit(inline="always", **LOOPS)  # type: ignore[untyped-decorator]
 def _first_seen(position: Any, window: Any) -> Any:
     return max(0, position + 1 - window) if window else 0
 
 
-@njit(**_LOOPS)  # type: ignore[untyped-decorator]
+@njit(**LOOPS)  # type: ignore[untyped-decorator]
 def _attend_tokens(
     query: Any,
     keys: Any,
@@ -222,16 +191,16 @@ def _attend_tokens(
 _ORDER_SIZE = 24
 
 
-@njit(**_LOOPS)  # type: ignore[untyped-decorator]
+@njit(**LOOPS)  # type: ignore[untyped-decorator]
 def _attend_parts(order: Any, keys: Any, values: Any) -> None:
     """Takes parts until none is left: the tokens between one edge and the next. Any number of threads may, at once."""
     query_at, output_at, sinks_at, tokens_at, places_at, positions_at, edges_at = order[1:8]
     part_count, token_count, row_count, heads, key_heads, place_count, capacity = order[8:15]
     key_size, value_size, window, scale_bits, softcap_bits, sink_count = order[15:21]
-    query = carray(_floats(query_at), (row_count, heads, key_size))
-    output = carray(_floats(output_at), (row_count, heads, value_size))
-    tokens, places = carray(_sizes(tokens_at), token_count), carray(_sizes(places_at), token_count)
-    positions, edges = carray(_sizes(positions_at), token_count), carray(_sizes(edges_at), part_count + 1)
+    query = carray(floats(query_at), (row_count, heads, key_size))
+    output = carray(floats(output_at), (row_count, heads, value_size))
+    tokens, places = carray(sizes(tokens_at), token_count), carray(sizes(places_at), token_count)
+    positions, edges = carray(sizes(positions_at), token_count), carray(sizes(edges_at), part_count + 1)
     while True:
         part = take(order.ctypes.data, 1)
         if part >= part_count:
@@ -245,21 +214,21 @@ def _attend_parts(order: Any, keys: Any, values: Any) -> None:
             places[of],
             positions[of],
             window,
-            _float_of_bits(np.int32(scale_bits)),
-            _float_of_bits(np.int32(softcap_bits)),
-            carray(_floats(sinks_at), sink_count),
+            float_of_bits(np.int32(scale_bits)),
+            float_of_bits(np.int32(softcap_bits)),
+            carray(floats(sinks_at), sink_count),
             output,
         )
 
 
 def _attend_float32(numbers: Any) -> None:
     order = carray(numbers, (_ORDER_SIZE,))
-    _attend_parts(order, _floats(order[21]), _floats(order[22]))
+    _attend_parts(order, floats(order[21]), floats(order[22]))
 
 
 def _attend_bfloat16(numbers: Any) -> None:
     order = carray(numbers, (_ORDER_SIZE,))
-    _attend_parts(order, _halves(order[21]), _halves(order[22]))
+    _attend_parts(order, halves(order[21]), halves(order[22]))
 
 
 def _write_tokens(cached: Any, new: Any, places: Any, positions: Any) -> None:
@@ -285,6 +254,6 @@ def compile_kernels(*, reads_bfloat16: bool = False) -> TokenKernels:
     process."""
     attend = compile_work(_attend_bfloat16 if reads_bfloat16 else _attend_float32)
     try:
-        return TokenKernels(attend, njit(cache=True, **_LOOPS)(_write_tokens))
+        return TokenKernels(attend, njit(cache=True, **LOOPS)(_write_tokens))
     except RuntimeError:  # no folder to keep it in
-        return TokenKernels(attend, njit(**_LOOPS)(_write_tokens))
+        return TokenKernels(attend, njit(**LOOPS)(_write_tokens))

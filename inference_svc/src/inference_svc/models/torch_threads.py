@@ -35,3 +35,12 @@ def sharing() -> Callable[[Work, Any, int], None] | None:
         parallel(work, ctypes.addressof(order), thread_count, 0)
 
     return share
+
+
+def run(work: Work, order: Any, thread_count: int) -> None:
+    """Have the work done by so many threads, this one among them, where threads can be had; alone elsewhere."""
+    share = sharing() if thread_count > 1 else None
+    if share is None:
+        work(order)
+    else:
+        share(work, order, thread_count)

@@ -1,0 +1,101 @@
+"""Layers computed in one pass give what they gave before, and those that compute something else stay."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from inference_svc.models.fused_layers import FusedGatedLayer, FusedRmsNorm, fuse_layers
+from support.generation_models import build_model
+from torch import nn
+from torch.nn.functional import rms_norm, silu
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("shape", [(1, 1, 8), (1, 7, 64), (1, 300, 512), (1, 5, 3, 64), (1, 0, 32)])
+def test_a_norm_is_the_formula(threads: int, shape: tuple[int, ...]) -> None:
+    torch.set_num_threads(threads)
+    features, scale = torch.randn(shape) * 5, torch.randn(shape[-1])
+    found = FusedRmsNorm(scale, 1e-6)(features)
+    expected = rms_norm(features.double(), (shape[-1],), scale.double(), 1e-6)
+    assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_norm_reads_any_strides() -> None:
+    features = torch.randn(1, 3, 5, 64).transpose(1, 2)
+    found = FusedRmsNorm(torch.ones(64), 1e-6)(features)
+    assert torch.allclose(found, rms_norm(features, (64,), None, 1e-6), atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_rows_have_the_same_bits_in_any_company(threads: int) -> None:
+    torch.set_num_threads(threads)
+    norm = FusedRmsNorm(torch.randn(512), 1e-5)
+    gated = FusedGatedLayer(nn.Identity(), nn.Identity(), nn.Identity(), (1.0, 0.0))
+    features = torch.randn(1, 333, 512)
+    for layer in (norm, gated):
+        whole = layer(features.clone())
+        for count in (1, 2, 5, 100, 332):
+            assert torch.equal(layer(features[:, :count].clone()), whole[:, :count])
+
+
+def test_gates_at_the_ends_of_their_range_and_none_stay_right() -> None:
+    gates = torch.tensor([[-1e30, -1e4, -90.0, -20.0, -0.0, 0.0, 20.0, 90.0, 1e4, 1e30, torch.nan, 3.0]])
+    values = torch.full_like(gates, 2.0)
+    layer = FusedGatedLayer(nn.Identity(), _Fixed(values), nn.Identity(), (1.0, 0.0))
+    found, expected = layer(gates.clone()), silu(gates) * values
+    assert found[0, 10].isnan()
+    known = torch.arange(12) != 10
+    assert torch.allclose(found[0, known], expected[0, known], rtol=1e-5, atol=1e-6)
+
+
+class _Fixed(nn.Module):
+    def __init__(self, given: torch.Tensor) -> None:
+        super().__init__()
+        self.given = given
+
+    def forward(self, _features: torch.Tensor) -> torch.Tensor:
+        return self.given
+
+
+@pytest.mark.parametrize(
+    ("architecture", "norms", "gated"),
+    [("llama", 5, 2), ("qwen3", 9, 2), ("gemma2", 9, 2), ("mixtral", 5, 0), ("gpt2", 0, 0)],
+)
+def test_layers_are_known_by_what_they_compute(architecture: str, norms: int, gated: int) -> None:
+    model = build_model(architecture)
+    ids = torch.arange(5, 25)[None]
+    with torch.inference_mode():
+        expected = model(ids).logits
+        assert fuse_layers(model) == norms + gated
+        assert torch.allclose(model(ids).logits, expected, atol=5e-5)
+    assert sum(isinstance(module, FusedRmsNorm) for module in model.modules()) == norms
+    assert sum(isinstance(module, FusedGatedLayer) for module in model.modules()) == gated
+
+
+def test_layers_that_only_look_alike_stay() -> None:
+    model = build_model("llama")
+    for layer in model.model.layers:
+        layer.mlp.act_fn = nn.ReLU()
+        layer.input_layernorm = _MeanLess(layer.input_layernorm.weight)
+    assert fuse_layers(model) == 3  # the norms behind attention, and the last
+    assert all(isinstance(layer.input_layernorm, _MeanLess) for layer in model.model.layers)
+
+
+class _MeanLess(nn.Module):
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight, self.eps = weight, 1e-6
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return rms_norm(features - features.mean(-1, keepdim=True), (len(self.weight),), self.weight, self.eps)
+
+
+def test_other_number_types_stay() -> None:
+    assert fuse_layers(build_model("llama", torch.bfloat16)) == 0

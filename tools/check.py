@@ -57,7 +57,7 @@ def environment() -> dict[str, str]:
 
 
 UNITS = "tests/unit"
-REST = ("pytest", "tests", f"--ignore={UNITS}")
+REST = ("pytest", "tests", f"--ignore={UNITS}", "--durations=30")
 
 
 def units() -> str | None:

@@ -1,5 +1,6 @@
 """What a decoder computes number by number, in one pass over memory each: norms, and gates times values."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,9 @@ from numba import carray, njit
 from inference_svc.models.compiled import LOOPS, compile_work, exponential, float_of_bits, floats, take
 from inference_svc.models.torch_threads import Work
 
-_ORDER_SIZE = 9
+NORM_SIZE, GATE_SIZE, ROTATION_SIZE = 8, 8, 9
+"""Numbers of an order, the counter first."""
+
 _FAR = 1e4  # where any such function is 0 or 1, and the polynomial a number still
 
 
@@ -35,7 +38,7 @@ def _gate_row(gates: Any, values: Any, linear: Any, cubic: Any) -> None:
 
 def _normalise(numbers: Any) -> None:
     """Takes rows until none is left; so does `_gate`. Any number of threads may, at once."""
-    order = carray(numbers, (_ORDER_SIZE,))
+    order = carray(numbers, (NORM_SIZE,))
     rows_at, scale_at, result_at, row_count, size, rows_at_once, epsilon_bits = order[1:8]
     rows = carray(floats(rows_at), (row_count, size))
     result = carray(floats(result_at), (row_count, size))
@@ -50,7 +53,7 @@ def _normalise(numbers: Any) -> None:
 
 
 def _gate(numbers: Any) -> None:
-    order = carray(numbers, (_ORDER_SIZE,))
+    order = carray(numbers, (GATE_SIZE,))
     gates_at, values_at, row_count, size, rows_at_once, linear_bits, cubic_bits = order[1:8]
     gates = carray(floats(gates_at), (row_count, size))
     values = carray(floats(values_at), (row_count, size))
@@ -63,9 +66,40 @@ def _gate(numbers: Any) -> None:
             _gate_row(gates[row], values[row], linear, cubic)
 
 
+@njit(**LOOPS)  # type: ignore[untyped-decorator]
+def _rotate_head(head: Any, cosines: Any, sines: Any, result: Any) -> None:
+    half = len(head) // 2
+    for index in range(half):
+        first, second = head[index], head[index + half]
+        result[index] = first * cosines[index] - second * sines[index]
+        result[index + half] = second * cosines[index + half] + first * sines[index + half]
+
+
+def _rotate(numbers: Any) -> None:
+    order = carray(numbers, (ROTATION_SIZE,))
+    given_at, result_at, cosines_at, sines_at, token_count, head_count, size, tokens_at_once = order[1:9]
+    given = carray(floats(given_at), (token_count, head_count, size))
+    result = carray(floats(result_at), (token_count, head_count, size))
+    cosines, sines = carray(floats(cosines_at), (token_count, size)), carray(floats(sines_at), (token_count, size))
+    while True:
+        first = take(order.ctypes.data, tokens_at_once)
+        if first >= token_count:
+            return
+        for token in range(first, min(first + tokens_at_once, token_count)):
+            for head in range(head_count):
+                _rotate_head(given[token, head], cosines[token], sines[token], result[token, head])
+
+
+@cache
 def compile_norm() -> Work:
     return compile_work(_normalise)
 
 
+@cache
 def compile_gate() -> Work:
     return compile_work(_gate)
+
+
+@cache
+def compile_rotation() -> Work:
+    return compile_work(_rotate)

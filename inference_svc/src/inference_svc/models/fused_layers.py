@@ -1,18 +1,20 @@
-"""Norms and gated layers of a decoder on the CPU, each computed in one pass over memory instead of an operator a step.
+"""Norms, gated layers and rotations of a decoder on the CPU: one pass over memory each, not an operator a step.
 
 A layer is known by what it has and what it computes, not by its name: one whose replacement gives other numbers stays.
 """
 
 import ctypes
 import math
-from functools import cache
+from collections.abc import Callable
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from inference_svc.models.torch_threads import Work, run
+from inference_svc.models.torch_threads import run
 
 _WORTH_SHARING = 50_000
 """Numbers below which another thread is not worth asking."""
@@ -37,7 +39,7 @@ class FusedRmsNorm(nn.Module):
         size = rows.shape[-1]
         row_count = rows.numel() // size
         result = torch.empty_like(rows)
-        order = (ctypes.c_int64 * 9)(
+        order = (ctypes.c_int64 * 8)(
             0,
             rows.data_ptr(),
             self._scale.data_ptr(),
@@ -47,7 +49,7 @@ class FusedRmsNorm(nn.Module):
             _ROWS_AT_ONCE,
             _bits(self._epsilon),
         )
-        run(_works()[0], order, _thread_count(rows.numel()))
+        run(_kernels().compile_norm(), order, _thread_count(rows.numel()))
         return result
 
 
@@ -62,10 +64,10 @@ class FusedGatedLayer(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         gates, values = self.gate_proj(features).contiguous(), self.up_proj(features).contiguous()
         size = gates.shape[-1]
-        order = (ctypes.c_int64 * 9)(
+        order = (ctypes.c_int64 * 8)(
             0, gates.data_ptr(), values.data_ptr(), gates.numel() // size, size, _ROWS_AT_ONCE, *self._curve
         )
-        run(_works()[1], order, _thread_count(gates.numel()))
+        run(_kernels().compile_gate(), order, _thread_count(gates.numel()))
         result: torch.Tensor = self.down_proj(gates)
         return result
 
@@ -82,6 +84,77 @@ def fuse_layers(model: PreTrainedModel) -> int:
                 setattr(parent, name, fused)
                 count += 1
     return count
+
+
+_ROTATION = "apply_rotary_pos_emb"
+Rotation = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+
+
+def fuse_rotations(model: PreTrainedModel) -> int:
+    """Have the model's own attention layers rotate queries and keys in one pass; gives how many do.
+
+    transformers' rotation is a global of the module that defines a layer, for all models of the process. So the layer
+    gets its class's forward with globals of its own, in which that name is another function.
+    """
+    if model.dtype != torch.float32 or not _can_compile():
+        return 0
+    count = 0
+    for module in model.modules():
+        forward = type(module).forward
+        if not isinstance(forward, FunctionType) or _ROTATION not in forward.__code__.co_names:
+            continue
+        own = forward.__globals__.get(_ROTATION)
+        if own is None or not _rotates_halves(own):
+            continue
+        names = {**forward.__globals__, _ROTATION: _rotation_in_one_pass(own)}
+        twin = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
+        twin.__kwdefaults__ = forward.__kwdefaults__
+        module.forward = MethodType(twin, module)
+        count += 1
+    return count
+
+
+def _rotation_in_one_pass(own: Rotation) -> Rotation:
+    def rotate(
+        query: torch.Tensor, key: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, *rest: Any, **named: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = (1, query.shape[2], query.shape[3])
+        if rest or named or len(query) != 1 or cosines.shape != shape or sines.shape != shape:
+            return own(query, key, cosines, sines, *rest, **named)
+        cosines, sines = cosines.contiguous(), sines.contiguous()
+        return _rotated(query, cosines, sines), _rotated(key, cosines, sines)
+
+    return rotate
+
+
+def _rotated(given: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+    """`given` `(1, heads, tokens, dimension)`, `cosines` and `sines` `(1, tokens, dimension)`."""
+    rows = given.transpose(1, 2).contiguous()
+    result = torch.empty_like(rows)
+    order = (ctypes.c_int64 * 9)(
+        0,
+        rows.data_ptr(),
+        result.data_ptr(),
+        cosines.data_ptr(),
+        sines.data_ptr(),
+        *rows.shape[1:],
+        _ROWS_AT_ONCE,
+    )
+    run(_kernels().compile_rotation(), order, _thread_count(rows.numel()))
+    return result.transpose(1, 2)
+
+
+def _rotates_halves(own: Rotation) -> bool:
+    """Whether the function is the usual one: the second half of a head is what the first is turned with."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, angles = (torch.randn(1, heads, 5, 8, generator=generator) for heads in (3, 2, 1))
+    cosines, sines = angles[0].cos(), angles[0].sin()
+    try:
+        expected = own(query, key, cosines, sines)
+        found = _rotated(query, cosines, sines), _rotated(key, cosines, sines)
+        return all(torch.allclose(one, other, atol=1e-6) for one, other in zip(found, expected, strict=True))
+    except (RuntimeError, TypeError, ValueError):
+        return False
 
 
 def _norm_like(layer: nn.Module) -> FusedRmsNorm | None:
@@ -124,17 +197,16 @@ def _agree(layer: nn.Module, fused: nn.Module, size: int) -> bool:
 
 def _can_compile() -> bool:
     try:
-        _works()
+        _kernels()
     except ImportError:  # no numba
         return False
     return True
 
 
-@cache
-def _works() -> tuple[Work, Work]:
-    from inference_svc.models.elementwise_kernel import compile_gate, compile_norm
+def _kernels() -> ModuleType:
+    from inference_svc.models import elementwise_kernel
 
-    return compile_norm(), compile_gate()
+    return elementwise_kernel
 
 
 def _thread_count(numbers: int) -> int:

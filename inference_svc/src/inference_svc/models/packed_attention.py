@@ -55,9 +55,10 @@ class PackedAttention:
         _, heads, token_count, dimension = query.shape
         # (key heads, queries that share a key head, tokens, dimension)
         grouped = query[0].reshape(keys.shape[1], heads // keys.shape[1], token_count, dimension)
-        output = query.new_zeros(token_count, heads, values.shape[-1])
+        is_filled = token_count > len(self._plan.token_ids)
+        output = (query.new_zeros if is_filled else query.new_empty)(token_count, heads, values.shape[-1])
         if self._tokens is not None:
-            self._tokens.attend(query[0], keys, values, window, scoring, output)
+            self._tokens.attend(query[0], key[0], value[0], keys, values, window, scoring, output)
         else:
             for group in self._plan.groups:
                 mask = self._masks.of_group(group, window)
@@ -71,9 +72,7 @@ class PackedAttention:
     def _write(self, cached: torch.Tensor, new: torch.Tensor) -> None:
         """`cached` `(places, heads, capacity, dimension)`, `new` `(heads, tokens, dimension)`."""
         count = len(self._decode_places)
-        if count and self._tokens is not None:
-            self._tokens.write(cached, new)
-        elif count:
+        if count and self._tokens is None:  # which writes its own
             cached[self._decode_places, :, self._decode_positions] = new[:, :count].transpose(0, 1)
         for span in self._plan.writes:
             end = span.start + span.last - span.first

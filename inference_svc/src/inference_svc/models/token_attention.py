@@ -2,17 +2,14 @@
 
 import ctypes
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from inference_svc.models.attention_kernel import Scoring
 from inference_svc.models.step_plan import StepPlan
-from inference_svc.models.torch_threads import run
-
-if TYPE_CHECKING:
-    from inference_svc.models.token_kernel import TokenKernels
+from inference_svc.models.torch_threads import Work, run
 
 _WORTH_A_PART = 20_000
 """Numbers of keys that a part should have to read: below, handing over takes longer than it saves."""
@@ -23,14 +20,14 @@ _PARTS_OF_A_THREAD = 4  # so that one who comes late leaves little to wait for
 class TokenAttention:
     """Attends the tokens of a plan's decode groups; where their places lie makes no difference."""
 
-    def __init__(self, kernels: "TokenKernels", thread_count: Callable[[], int] = torch.get_num_threads) -> None:
+    def __init__(self, work: Work, thread_count: Callable[[], int] = torch.get_num_threads) -> None:
         """`thread_count` is asked at every step: a model may have fewer threads while it loads than when it serves."""
-        self._kernels = kernels
+        self._work = work
         self._thread_count = thread_count
         self._threads_now = 1
         self._edges_by_key_size: dict[int, np.ndarray[Any, Any]] = {}
         self._tokens = self._places = self._positions = np.empty(0, dtype=np.int64)
-        self._written = slice(0)  # of the tokens: those whose keys and values are not in the cache yet
+        self._new_count = 0  # of the first tokens: those whose keys and values are not in the cache yet
 
     @classmethod
     def where_possible(cls, dtype: torch.dtype, device: torch.device) -> "TokenAttention | None":
@@ -38,10 +35,10 @@ class TokenAttention:
         if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
             return None
         try:
-            from inference_svc.models.token_kernel import compile_kernels
+            from inference_svc.models.token_kernel import compile_attention
         except ImportError:
             return None
-        return cls(compile_kernels(reads_bfloat16=dtype == torch.bfloat16))
+        return cls(compile_attention(reads_bfloat16=dtype == torch.bfloat16))
 
     def begin(self, plan: StepPlan) -> None:
         """The plan of the forward that follows."""
@@ -55,29 +52,22 @@ class TokenAttention:
         self._tokens = np.array(tokens, dtype=np.int64)
         self._places = np.array(places, dtype=np.int64)
         self._positions = np.array(plan.positions, dtype=np.int64)[self._tokens]
-        self._written = slice(len(plan.decode_places))
+        self._new_count = len(plan.decode_places)
         self._edges_by_key_size.clear()
-
-    def write(self, cached: torch.Tensor, new: torch.Tensor) -> None:
-        """Keep the keys, or the values, of those tokens that are one row each, the packed row's first.
-
-        `cached` `(places, heads, capacity, dimension)`, `new` `(heads, tokens, dimension)`.
-        """
-        of = self._written
-        self._kernels.write(
-            _array(cached), _array(new.transpose(0, 1).contiguous()), self._places[of], self._positions[of]
-        )
 
     def attend(
         self,
         query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
         window: int | None,
         scoring: Scoring,
         output: torch.Tensor,
     ) -> None:
-        """`query` `(heads, tokens, dimension)`, keys and values as the cache has them; fills the tokens' rows of
+        """`query` `(heads, tokens, dimension)`, `key` and `value` with key heads: those of tokens that are one row each
+        are kept in the cache, `keys` and `values` `(places, key heads, capacity, dimension)`. Fills the tokens' rows of
         `output` `(tokens, heads, dimension)`."""
         if not len(self._tokens):
             return
@@ -85,8 +75,9 @@ class TokenAttention:
         scale = query.shape[-1] ** -0.5 if scoring.scaling is None else scoring.scaling
         sinks = torch.empty(0) if scoring.sinks is None else scoring.sinks.float().contiguous()
         rows = query.transpose(0, 1).float().contiguous()
+        new_key, new_value = key.transpose(0, 1).contiguous(), value.transpose(0, 1).contiguous()
         edges = self._edges(keys.shape[1] * keys.shape[3])
-        order = (ctypes.c_int64 * 24)(
+        order = (ctypes.c_int64 * 26)(
             0,
             rows.data_ptr(),
             found.data_ptr(),
@@ -107,10 +98,13 @@ class TokenAttention:
             _bits(scale),
             _bits(scoring.softcap or 0.0),
             len(sinks),
+            self._new_count,
             keys.data_ptr(),
             values.data_ptr(),
+            new_key.data_ptr(),
+            new_value.data_ptr(),
         )
-        run(self._kernels.attend, order, min(self._threads_now, len(edges) - 1))
+        run(self._work, order, min(self._threads_now, len(edges) - 1))
         if found is not output:
             output.copy_(found)
 
@@ -130,8 +124,3 @@ class TokenAttention:
 
 def _bits(number: float) -> int:
     return int(np.float32(number).view(np.int32))
-
-
-def _array(tensor: torch.Tensor) -> "np.ndarray[Any, Any]":
-    """The same memory; bfloat16, which numpy has not, as int16."""
-    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()

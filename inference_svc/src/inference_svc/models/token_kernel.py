@@ -5,8 +5,6 @@ torch multiplies few queries by many keys with a matrix kernel that first copies
 equal lengths. Here a token's numbers depend on nothing but its own sequence.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -188,28 +186,46 @@ def _attend_tokens(
             _mix(output[token, heads], weights, value_rows, first, end, following)
 
 
-_ORDER_SIZE = 24
+@njit(inline="always", **LOOPS)  # type: ignore[untyped-decorator]
+def _write(cached: Any, new: Any, place: Any, position: Any) -> None:
+    """`new` `(key heads, dimension)`."""
+    for head in range(new.shape[0]):
+        row = cached[place, head, position]
+        for index in range(new.shape[1]):
+            row[index] = new[head, index]
+
+
+ORDER_SIZE = 26
 
 
 @njit(**LOOPS)  # type: ignore[untyped-decorator]
-def _attend_parts(order: Any, keys: Any, values: Any) -> None:
-    """Takes parts until none is left: the tokens between one edge and the next. Any number of threads may, at once."""
+def _attend_parts(order: Any, keys_at: Any, values_at: Any, new_keys_at: Any, new_values_at: Any) -> None:
+    """Takes parts until none is left: the tokens between one edge and the next. The first `new_count` tokens are not in
+    the cache yet, and are written there before they attend: nobody else reads what they write. Any number of threads
+    may, at once."""
     query_at, output_at, sinks_at, tokens_at, places_at, positions_at, edges_at = order[1:8]
     part_count, token_count, row_count, heads, key_heads, place_count, capacity = order[8:15]
-    key_size, value_size, window, scale_bits, softcap_bits, sink_count = order[15:21]
+    key_size, value_size, window, scale_bits, softcap_bits, sink_count, new_count = order[15:22]
     query = carray(floats(query_at), (row_count, heads, key_size))
     output = carray(floats(output_at), (row_count, heads, value_size))
+    keys = carray(keys_at, (place_count, key_heads, capacity, key_size))
+    values = carray(values_at, (place_count, key_heads, capacity, value_size))
+    new_keys = carray(new_keys_at, (row_count, key_heads, key_size))
+    new_values = carray(new_values_at, (row_count, key_heads, value_size))
     tokens, places = carray(sizes(tokens_at), token_count), carray(sizes(places_at), token_count)
     positions, edges = carray(sizes(positions_at), token_count), carray(sizes(edges_at), part_count + 1)
     while True:
         part = take(order.ctypes.data, 1)
         if part >= part_count:
             return
+        for index in range(edges[part], min(edges[part + 1], new_count)):
+            _write(keys, new_keys[tokens[index]], places[index], positions[index])
+            _write(values, new_values[tokens[index]], places[index], positions[index])
         of = slice(edges[part], edges[part + 1])
         _attend_tokens(
             query,
-            carray(keys, (place_count, key_heads, capacity, key_size)),
-            carray(values, (place_count, key_heads, capacity, value_size)),
+            keys,
+            values,
             tokens[of],
             places[of],
             positions[of],
@@ -222,38 +238,16 @@ def _attend_parts(order: Any, keys: Any, values: Any) -> None:
 
 
 def _attend_float32(numbers: Any) -> None:
-    order = carray(numbers, (_ORDER_SIZE,))
-    _attend_parts(order, floats(order[21]), floats(order[22]))
+    order = carray(numbers, (ORDER_SIZE,))
+    _attend_parts(order, floats(order[22]), floats(order[23]), floats(order[24]), floats(order[25]))
 
 
 def _attend_bfloat16(numbers: Any) -> None:
-    order = carray(numbers, (_ORDER_SIZE,))
-    _attend_parts(order, halves(order[21]), halves(order[22]))
-
-
-def _write_tokens(cached: Any, new: Any, places: Any, positions: Any) -> None:
-    """`new` `(tokens, key heads, dimension)`: the first of them, one for each of `places`."""
-    for index in range(len(places)):
-        for head in range(new.shape[1]):
-            row = cached[places[index], head, positions[index]]
-            for each in range(new.shape[2]):
-                row[each] = new[index, head, each]
-
-
-@dataclass(frozen=True, slots=True)
-class TokenKernels:
-    """`attend` is of the address of an order; `write` is `_write_tokens`, compiled at its first call."""
-
-    attend: Work
-    write: Callable[..., None]
+    order = carray(numbers, (ORDER_SIZE,))
+    _attend_parts(order, halves(order[22]), halves(order[23]), halves(order[24]), halves(order[25]))
 
 
 @cache
-def compile_kernels(*, reads_bfloat16: bool = False) -> TokenKernels:
-    """For this CPU and a cache of float32 or bfloat16; some seconds, once for a folder that can be written, else once a
-    process."""
-    attend = compile_work(_attend_bfloat16 if reads_bfloat16 else _attend_float32)
-    try:
-        return TokenKernels(attend, njit(cache=True, **LOOPS)(_write_tokens))
-    except RuntimeError:  # no folder to keep it in
-        return TokenKernels(attend, njit(**LOOPS)(_write_tokens))
+def compile_attention(*, reads_bfloat16: bool = False) -> Work:
+    """For this CPU and a cache of float32 or bfloat16."""
+    return compile_work(_attend_bfloat16 if reads_bfloat16 else _attend_float32)

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from inference_svc.models.fused_layers import FusedGatedLayer, FusedRmsNorm, fuse_layers
+from inference_svc.models.fused_layers import FusedGatedLayer, FusedRmsNorm, fuse_layers, fuse_rotations
 from support.generation_models import build_model
 from torch import nn
 from torch.nn.functional import rms_norm, silu
+from transformers.models.llama import modeling_llama
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +80,37 @@ def test_layers_are_known_by_what_they_compute(architecture: str, norms: int, ga
     assert sum(isinstance(module, FusedGatedLayer) for module in model.modules()) == gated
 
 
+@pytest.mark.parametrize(("architecture", "layers"), [("llama", 2), ("qwen3", 2), ("gemma3", 6), ("gpt2", 0)])
+def test_rotations_of_this_model_alone_are_one_pass(architecture: str, layers: int) -> None:
+    model, other = build_model(architecture), build_model(architecture)
+    ids = torch.arange(5, 45)[None]
+    with torch.inference_mode():
+        expected = model(ids).logits
+        assert fuse_rotations(model) == layers
+        assert torch.allclose(model(ids).logits, expected, atol=5e-5)
+        assert torch.equal(other(ids).logits, expected)
+
+
+def test_a_rotation_by_another_rule_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pairs(
+        query: torch.Tensor, key: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        turned = [torch.stack((-one[..., 1::2], one[..., ::2]), -1).flatten(-2) for one in (query, key)]
+        return query * cosines + turned[0] * sines, key * cosines + turned[1] * sines
+
+    monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", pairs)
+    assert fuse_rotations(build_model("llama")) == 0
+
+
+def test_what_the_pass_is_not_made_for_goes_the_models_own_way() -> None:
+    model = build_model("llama")
+    ids = torch.arange(5, 45).view(2, 20)  # two sequences side by side
+    with torch.inference_mode():
+        expected = model(ids).logits
+        fuse_rotations(model)
+        assert torch.allclose(model(ids).logits, expected, atol=5e-5)
+
+
 def test_layers_that_only_look_alike_stay() -> None:
     model = build_model("llama")
     for layer in model.model.layers:
@@ -98,4 +130,5 @@ class _MeanLess(nn.Module):
 
 
 def test_other_number_types_stay() -> None:
-    assert fuse_layers(build_model("llama", torch.bfloat16)) == 0
+    model = build_model("llama", torch.bfloat16)
+    assert fuse_layers(model) == fuse_rotations(model) == 0

@@ -7,10 +7,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 _RUNTIME = re.compile(r"/lib(gomp|iomp5|omp)[-.][^/]*$")  # the last two know the first one's calls
 
 Work = Callable[[Any], None]
 """A C function of one address, which any number of threads may be in at once."""
+
+
+def run(work: Work, order: Any, thread_count: int) -> None:
+    """Have the work done by so many threads, this one among them, where threads can be had; alone elsewhere."""
+    share = sharing() if thread_count > 1 else None
+    if share is None:
+        work(order)
+    else:
+        share(work, order, thread_count)
 
 
 @cache
@@ -21,12 +32,12 @@ def sharing() -> Callable[[Work, Any, int], None] | None:
         mapped = Path("/proc/self/maps").read_text()
     except OSError:
         return None
-    paths = {line.split()[-1] for line in mapped.splitlines() if _RUNTIME.search(line)}
-    if len(paths) != 1:  # with two, torch's might be the other
-        return None
+    library = runtime_of_torch(mapped, Path(torch.__file__).parent)
     try:
-        parallel = ctypes.CDLL(paths.pop()).GOMP_parallel
+        parallel = ctypes.CDLL(library).GOMP_parallel if library else None
     except (OSError, AttributeError):
+        return None
+    if parallel is None:
         return None
     parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
     parallel.restype = None
@@ -37,10 +48,14 @@ def sharing() -> Callable[[Work, Any, int], None] | None:
     return share
 
 
-def run(work: Work, order: Any, thread_count: int) -> None:
-    """Have the work done by so many threads, this one among them, where threads can be had; alone elsewhere."""
-    share = sharing() if thread_count > 1 else None
-    if share is None:
-        work(order)
-    else:
-        share(work, order, thread_count)
+def runtime_of_torch(mapped: str, package: Path) -> str | None:
+    """The OpenMP library of torch among the files that are mapped: the only one, or of several (other packages bring
+    their own) the one that came with torch, in `package` or in the folder of its libraries beside it."""
+    paths = {line[line.index("/") :] for line in mapped.splitlines() if _RUNTIME.search(line)}
+    own = {
+        path
+        for path in paths
+        if Path(path).is_relative_to(package) or package.with_suffix(".libs") in Path(path).parents
+    }
+    found = own if len(paths) > 1 else paths
+    return found.pop() if len(found) == 1 else None

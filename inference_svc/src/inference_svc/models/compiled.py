@@ -1,10 +1,16 @@
 """What compiled loops share: addresses, memory asked for ahead of time, and parts of work taken by many threads."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
+import llvmlite
+import numba
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features, get_host_cpu_name
 from numba import cfunc, njit, types
 from numba.extending import intrinsic
 
@@ -79,7 +85,7 @@ floats, halves, sizes = _pointers_to(types.float32), _pointers_to(types.int16), 
 
 @njit(inline="always", **LOOPS)  # type: ignore[untyped-decorator]
 def exponential(x: Any) -> Any:
-    """2 to a whole power times a polynomial of the rest (Cephes' expf): as exact as float32, and vectorised."""
+    """2 to a whole power times a polynomial of the rest (Cephes' expf): to a float32's last bits, and vectorised."""
     x = np.float32(-87.0) if x < np.float32(-87.0) else x
     x = np.float32(88.0) if x > np.float32(88.0) else x
     power = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
@@ -98,9 +104,22 @@ def compile_work(function: Callable[..., None]) -> Work:
     """For this CPU, as a C function of the address of some whole numbers: a second or two, once for a folder that can
     be written, else once a process."""
     signature = types.void(types.CPointer(types.intp))
+    # numba knows by its file whether code that it kept is still true, not by the files of what it calls.
+    function.__qualname__ = f"{function.__name__}_{_stamp()}"
     try:
         compiled = cfunc(signature, nopython=True, cache=True)(function)
-    except RuntimeError:  # no folder to keep it in
+    except Exception:  # no folder to keep it in, a full one, or one whose files are torn
         compiled = cfunc(signature, nopython=True)(function)
     found: Work = compiled.ctypes
     return found
+
+
+@cache
+def _stamp() -> str:
+    """Of all that compiled code depends on, beside its own file: what is kept is shared by whoever shares a folder."""
+    seen = sha256()
+    for path in [*sorted(Path(__file__).parent.glob("*_kernel.py")), Path(__file__)]:
+        seen.update(path.read_bytes())
+    for word in (numba.__version__, llvmlite.__version__, get_host_cpu_name(), get_host_cpu_features().flatten()):
+        seen.update(word.encode())
+    return seen.hexdigest()[:12]

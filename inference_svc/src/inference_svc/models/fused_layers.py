@@ -3,18 +3,19 @@
 A layer is known by what it has and what it computes, not by its name: one whose replacement gives other numbers stays.
 """
 
-import ctypes
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from inference_svc.models.torch_threads import run
+from inference_svc.models.orders import address_of, bits_of, order_of
+from inference_svc.models.torch_threads import run, sharing
+
+Layer = Callable[[torch.Tensor], torch.Tensor]
 
 _WORTH_SHARING = 50_000
 """Numbers below which another thread is not worth asking."""
@@ -26,64 +27,78 @@ _CURVES = {"silu": (1.0, 0.0), "gelu_tanh": (_GELU, _GELU * 0.044715)}
 """Activations that are x times the logistic function of a x + b x^3: a and b."""
 
 
-class FusedRmsNorm(nn.Module):
+class OnePassNorm:
     """The last dimension divided by its root mean square, times a scale."""
 
     def __init__(self, scale: torch.Tensor, epsilon: float) -> None:
-        super().__init__()
         self._scale = scale.detach().clone()
-        self._epsilon = epsilon
+        self._epsilon = bits_of(epsilon)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        rows = features.contiguous()
-        size = rows.shape[-1]
-        row_count = rows.numel() // size
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        size = len(self._scale)
+        rows = features.reshape(-1, size).contiguous()
         result = torch.empty_like(rows)
-        order = (ctypes.c_int64 * 8)(
-            0,
-            rows.data_ptr(),
-            self._scale.data_ptr(),
-            result.data_ptr(),
-            row_count,
+        kernels = _kernels()
+        order = order_of(
+            kernels.NORM_SIZE,
+            address_of(rows, torch.float32, len(rows), size),
+            address_of(self._scale, torch.float32, size),
+            address_of(result, torch.float32, len(rows), size),
+            len(rows),
             size,
             _ROWS_AT_ONCE,
-            _bits(self._epsilon),
+            self._epsilon,
         )
-        run(_kernels().compile_norm(), order, _thread_count(rows.numel()))
-        return result
+        run(kernels.compile_norm(), order, _thread_count(rows.numel()))
+        return result.view(features.shape)
 
 
-class FusedGatedLayer(nn.Module):
-    """down(activation(gate(x)) * up(x))."""
+class OnePassGates:
+    """down(activation(gate(x)) * up(x)). What `gate` gives must be memory of its own: it is written over."""
 
-    def __init__(self, gate: nn.Module, up: nn.Module, down: nn.Module, curve: tuple[float, float]) -> None:
-        super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj = gate, up, down
-        self._curve = (_bits(curve[0]), _bits(curve[1]))
+    def __init__(self, gate: Layer, up: Layer, down: Layer, curve: tuple[float, float]) -> None:
+        self._gate, self._up, self._down = gate, up, down
+        self._curve = (bits_of(curve[0]), bits_of(curve[1]))
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        gates, values = self.gate_proj(features).contiguous(), self.up_proj(features).contiguous()
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        gates, values = self._gate(features).contiguous(), self._up(features).contiguous()
         size = gates.shape[-1]
-        order = (ctypes.c_int64 * 8)(
-            0, gates.data_ptr(), values.data_ptr(), gates.numel() // size, size, _ROWS_AT_ONCE, *self._curve
+        kernels = _kernels()
+        order = order_of(
+            kernels.GATE_SIZE,
+            address_of(gates, torch.float32, *gates.shape),
+            address_of(values, torch.float32, *gates.shape),
+            gates.numel() // size,
+            size,
+            _ROWS_AT_ONCE,
+            *self._curve,
         )
-        run(_kernels().compile_gate(), order, _thread_count(gates.numel()))
-        result: torch.Tensor = self.down_proj(gates)
-        return result
+        run(kernels.compile_gate(), order, _thread_count(gates.numel()))
+        return self._down(gates)
 
 
 def fuse_layers(model: PreTrainedModel) -> int:
-    """Replace what can be of a float32 model on the CPU, after its linear layers; gives how many layers were."""
-    if model.dtype != torch.float32 or not _can_compile():
+    """Have what layers can be of a float32 model on the CPU computed in one pass, after its linear layers are what they
+    will be; gives how many are. The layers stay where they are, with all that others may read of them."""
+    if not _is_possible(model):
         return 0
     count = 0
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            fused = _norm_like(child) or _gated_like(child)
-            if fused is not None:
-                setattr(parent, name, fused)
+    for module in model.modules():
+        for one_pass in (*_norms_like(module), *_gates_like(module)):
+            if _agree(module, one_pass):
+                _give(module, one_pass)
                 count += 1
+                break
     return count
+
+
+def _give(module: nn.Module, one_pass: Layer) -> None:
+    own = module.forward
+
+    def forward(features: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        return own(features, *rest, **named) if rest or named else one_pass(features)
+
+    module.forward = forward
 
 
 _ROTATION = "apply_rotary_pos_emb"
@@ -96,7 +111,7 @@ def fuse_rotations(model: PreTrainedModel) -> int:
     transformers' rotation is a global of the module that defines a layer, for all models of the process. So the layer
     gets its class's forward with globals of its own, in which that name is another function.
     """
-    if model.dtype != torch.float32 or not _can_compile():
+    if not _is_possible(model):
         return 0
     count = 0
     for module in model.modules():
@@ -115,14 +130,15 @@ def fuse_rotations(model: PreTrainedModel) -> int:
 
 
 def _rotation_in_one_pass(own: Rotation) -> Rotation:
-    def rotate(
-        query: torch.Tensor, key: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, *rest: Any, **named: Any
+    def rotate(  # its parameters have transformers' names, by which they may be given
+        q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *rest: Any, **named: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        shape = (1, query.shape[2], query.shape[3])
-        if rest or named or len(query) != 1 or cosines.shape != shape or sines.shape != shape:
-            return own(query, key, cosines, sines, *rest, **named)
-        cosines, sines = cosines.contiguous(), sines.contiguous()
-        return _rotated(query, cosines, sines), _rotated(key, cosines, sines)
+        heads_first = named == {"unsqueeze_dim": 1} or not named
+        shape = (1, q.shape[-2], q.shape[-1])
+        if rest or not heads_first or q.dim() != 4 or len(q) != 1 or cos.shape != shape or sin.shape != shape:
+            return own(q, k, cos, sin, *rest, **named)
+        cos, sin = cos.contiguous(), sin.contiguous()
+        return _rotated(q, cos, sin), _rotated(k, cos, sin)
 
     return rotate
 
@@ -131,16 +147,20 @@ def _rotated(given: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) ->
     """`given` `(1, heads, tokens, dimension)`, `cosines` and `sines` `(1, tokens, dimension)`."""
     rows = given.transpose(1, 2).contiguous()
     result = torch.empty_like(rows)
-    order = (ctypes.c_int64 * 9)(
-        0,
-        rows.data_ptr(),
-        result.data_ptr(),
-        cosines.data_ptr(),
-        sines.data_ptr(),
-        *rows.shape[1:],
+    _, tokens, heads, size = rows.shape
+    kernels = _kernels()
+    order = order_of(
+        kernels.ROTATION_SIZE,
+        address_of(rows, torch.float32, 1, tokens, heads, size),
+        address_of(result, torch.float32, 1, tokens, heads, size),
+        address_of(cosines, torch.float32, 1, tokens, size),
+        address_of(sines, torch.float32, 1, tokens, size),
+        tokens,
+        heads,
+        size,
         _ROWS_AT_ONCE,
     )
-    run(_kernels().compile_rotation(), order, _thread_count(rows.numel()))
+    run(kernels.compile_rotation(), order, _thread_count(rows.numel()))
     return result.transpose(1, 2)
 
 
@@ -153,53 +173,51 @@ def _rotates_halves(own: Rotation) -> bool:
         expected = own(query, key, cosines, sines)
         found = _rotated(query, cosines, sines), _rotated(key, cosines, sines)
         return all(torch.allclose(one, other, atol=1e-6) for one, other in zip(found, expected, strict=True))
-    except (RuntimeError, TypeError, ValueError):
+    except Exception:  # of a function that we know nothing of
         return False
 
 
-def _norm_like(layer: nn.Module) -> FusedRmsNorm | None:
+def _norms_like(layer: nn.Module) -> Iterator[Layer]:
+    """Norms that this layer might be."""
     epsilon = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
     weight = getattr(layer, "weight", None)
     if not isinstance(epsilon, float) or not isinstance(weight, nn.Parameter) or weight.dim() != 1:
-        return None
-    if len(list(layer.parameters())) != 1 or len(list(layer.children())):
-        return None
-    candidates = (FusedRmsNorm(scale, epsilon) for scale in (weight, 1.0 + weight))
-    return next((fused for fused in candidates if _agree(layer, fused, len(weight))), None)
+        return
+    if len(list(layer.parameters())) == 1 and not list(layer.children()):
+        yield from (OnePassNorm(scale, epsilon) for scale in (weight, 1.0 + weight))
 
 
-def _gated_like(layer: nn.Module) -> FusedGatedLayer | None:
+def _gates_like(layer: nn.Module) -> Iterator[Layer]:
     parts = dict(layer.named_children())
-    if not {"gate_proj", "up_proj", "down_proj"} <= parts.keys() <= {"gate_proj", "up_proj", "down_proj", "act_fn"}:
-        return None
-    size = getattr(parts["gate_proj"], "in_features", None)
-    if size is None:
-        return None
-    candidates = (
-        FusedGatedLayer(parts["gate_proj"], parts["up_proj"], parts["down_proj"], curve) for curve in _CURVES.values()
-    )
-    return next((fused for fused in candidates if _agree(layer, fused, size)), None)
+    if {"gate_proj", "up_proj", "down_proj"} <= parts.keys() <= {"gate_proj", "up_proj", "down_proj", "act_fn"}:
+        gate, up, down = parts["gate_proj"], parts["up_proj"], parts["down_proj"]
+        yield from (OnePassGates(gate, up, down, curve) for curve in _CURVES.values())
 
 
-def _agree(layer: nn.Module, fused: nn.Module, size: int) -> bool:
+def _agree(layer: nn.Module, one_pass: Layer) -> bool:
     """Whether both compute the same of small numbers, large ones and zeros."""
+    weight = getattr(layer, "weight", None)
+    size = len(weight) if isinstance(weight, torch.Tensor) else getattr(layer.gate_proj, "in_features", 0)
+    scales = torch.tensor([0.0, 1e-3, 0.1, 1.0, 3.0, 30.0, 1e3, 1e4])
     generator = torch.Generator().manual_seed(size)
-    features = torch.randn(1, 6, size, generator=generator) * torch.tensor([0.0, 1e-3, 0.1, 1.0, 3.0, 30.0])[:, None]
+    features = torch.randn(1, len(scales), size, generator=generator) * scales[:, None]
     try:
-        expected, found = layer(features), fused(features)
-    except (RuntimeError, TypeError, ValueError):
+        expected, found = layer(features), one_pass(features)
+        largest = expected.abs().amax(-1, keepdim=True)
+        return bool(((found - expected).abs() <= _TOLERANCE * largest + 1e-12).all())
+    except Exception:  # of a layer that we know nothing of
         return False
-    if not isinstance(expected, torch.Tensor) or expected.shape != found.shape:
-        return False
-    largest = expected.abs().amax(-1, keepdim=True)
-    return bool(((found - expected).abs() <= _TOLERANCE * largest + 1e-12).all())
 
 
-def _can_compile() -> bool:
+def _is_possible(model: PreTrainedModel) -> bool:
+    """Where torch's threads cannot be shared, its own operators are faster."""
+    if model.dtype != torch.float32 or sharing() is None:
+        return False
     try:
-        _kernels()
+        kernels = _kernels()
     except ImportError:  # no numba
         return False
+    kernels.compile_norm(), kernels.compile_gate(), kernels.compile_rotation()
     return True
 
 
@@ -211,8 +229,3 @@ def _kernels() -> ModuleType:
 
 def _thread_count(numbers: int) -> int:
     return torch.get_num_threads() if numbers >= _WORTH_SHARING else 1
-
-
-def _bits(number: float) -> int:
-    """Of a float32."""
-    return int(np.float32(number).view(np.int32))

@@ -126,8 +126,8 @@ def _copy_panel(typing_context: Any, source: Any, target: Any) -> Any:
 
 
 _one_row = _tile(1, _LINES_OF_ONE)
-_two_rows, _two_rows_alone = _tile(2, _LINES_OF_TWO), _tile(2, 0)
-_three_rows, _three_rows_alone = _tile(3, _LINES_OF_THREE), _tile(3, 0)
+_two_rows, _two_rows_unfetched = _tile(2, _LINES_OF_TWO), _tile(2, 0)
+_three_rows, _three_rows_unfetched = _tile(3, _LINES_OF_THREE), _tile(3, 0)
 
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
@@ -154,29 +154,29 @@ def _panel(
                 if left == 1:
                     _one_row(at, given, into, count, input_count, result_stride, ahead)
                     lines, rows = _LINES_OF_ONE, 1
-                elif left == 2 or left == 4:
+                elif left == 2 or left == 4:  # four are two and two: a single row keeps the fewest sums at once
                     if ahead < enough:
                         _two_rows(at, given, into, count, input_count, result_stride, ahead)
                     else:
-                        _two_rows_alone(at, given, into, count, input_count, result_stride, ahead)
+                        _two_rows_unfetched(at, given, into, count, input_count, result_stride, ahead)
                     lines, rows = _LINES_OF_TWO, 2
                 else:
                     if ahead < enough:
                         _three_rows(at, given, into, count, input_count, result_stride, ahead)
                     else:
-                        _three_rows_alone(at, given, into, count, input_count, result_stride, ahead)
+                        _three_rows_unfetched(at, given, into, count, input_count, result_stride, ahead)
                     lines, rows = _LINES_OF_THREE, 3
                 ahead += lines * LINE_BYTES * count // INPUTS_AT_ONCE
             row += rows
         done = end
 
 
-_WORK_SIZE = 12
+ORDER_SIZE = 12
 
 
 def _work(numbers: Any) -> None:
     """Takes parts until none is left: a few panels for some of the rows. Any number of threads may, at once."""
-    work = carray(numbers, (_WORK_SIZE,), np.intp)
+    work = carray(numbers, (ORDER_SIZE,), np.intp)
     weights, bias, features, result, row_count, input_count, panel_count = work[1:8]
     panels_of_part, rows_of_part, row_parts, part_count = work[8:12]
     stride = panel_count * PANEL

@@ -1,11 +1,11 @@
 """Linear layers whose float32 weights lie in panels for a kernel of our own."""
 
-import ctypes
 from functools import cache
 
 import torch
 from torch import nn
 
+from inference_svc.models.orders import address_of, order_of
 from inference_svc.models.packed_linear import PackedLinear
 from inference_svc.models.torch_threads import Work, run, sharing
 
@@ -25,7 +25,13 @@ class PanelLinear(PackedLinear):
         if kernel is None or not kernel.takes(weight):
             raise RuntimeError("there is no kernel for such a weight, or none on this machine")
         self._weights = kernel.in_panels(weight.detach().t())
-        self._bias = kernel.in_panels((torch.zeros(self.out_features) if bias is None else bias.detach())[None])
+        self._bias = kernel.in_panels(
+            (torch.zeros(self.out_features, dtype=weight.dtype) if bias is None else bias.detach())[None]
+        )
+
+    @property
+    def checked_row_counts(self) -> tuple[int, ...]:
+        return (1, 4, *super().checked_row_counts)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         kernel = _kernel()
@@ -39,11 +45,11 @@ class _Kernel:
     """The compiled work, and how it is parted."""
 
     def __init__(self) -> None:
-        from inference_svc.models.panel_kernel import INPUTS_AT_ONCE, PANEL, compile_product
+        from inference_svc.models.panel_kernel import INPUTS_AT_ONCE, ORDER_SIZE, PANEL, compile_product
 
         if sharing() is None:
             raise RuntimeError("torch's threads are not of a known library")
-        self._panel, self._inputs_at_once = PANEL, INPUTS_AT_ONCE
+        self._panel, self._inputs_at_once, self._order_size = PANEL, INPUTS_AT_ONCE, ORDER_SIZE
         self._work: Work = compile_product()
 
     def takes(self, weight: torch.Tensor) -> bool:
@@ -58,7 +64,7 @@ class _Kernel:
         """`rows` `(rows, inputs)`; gives `(rows, panels * outputs of a panel)`."""
         row_count, input_count = rows.shape
         panel_count = len(weights)
-        result = torch.empty(row_count, panel_count * self._panel)
+        result = rows.new_empty(row_count, panel_count * self._panel)
         if not row_count:
             return result
         thread_count = torch.get_num_threads()
@@ -67,12 +73,12 @@ class _Kernel:
         part_count = 1 if thread_count == 1 else thread_count * _PARTS_OF_A_THREAD
         panels_of_part = max(1, panel_count // part_count)
         row_parts = max(1, min(part_count // panel_count, row_count // _ROWS_OF_A_PART))
-        order = (ctypes.c_int64 * 12)(
-            0,
-            weights.data_ptr(),
-            bias.data_ptr(),
-            rows.data_ptr(),
-            result.data_ptr(),
+        order = order_of(
+            self._order_size,
+            address_of(weights, torch.float32, panel_count, input_count, self._panel),
+            address_of(bias, torch.float32, panel_count, 1, self._panel),
+            address_of(rows, torch.float32, row_count, input_count),
+            address_of(result, torch.float32, row_count, panel_count * self._panel),
             row_count,
             input_count,
             panel_count,

@@ -1,6 +1,5 @@
 """Attention of a step's single tokens by a compiled kernel, over all of torch's threads. CPU only."""
 
-import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +7,9 @@ import numpy as np
 import torch
 
 from inference_svc.models.attention_kernel import Scoring
+from inference_svc.models.orders import address_of, bits_of, order_of
 from inference_svc.models.step_plan import StepPlan
-from inference_svc.models.torch_threads import Work, run
+from inference_svc.models.torch_threads import run
 
 _WORTH_A_PART = 20_000
 """Numbers of keys that a part should have to read: below, handing over takes longer than it saves."""
@@ -20,9 +20,14 @@ _PARTS_OF_A_THREAD = 4  # so that one who comes late leaves little to wait for
 class TokenAttention:
     """Attends the tokens of a plan's decode groups; where their places lie makes no difference."""
 
-    def __init__(self, work: Work, thread_count: Callable[[], int] = torch.get_num_threads) -> None:
-        """`thread_count` is asked at every step: a model may have fewer threads while it loads than when it serves."""
-        self._work = work
+    def __init__(self, dtype: torch.dtype, thread_count: Callable[[], int] = torch.get_num_threads) -> None:
+        """`dtype` is the cache's. `thread_count` is asked at every step: a model may have fewer threads while it loads
+        than when it serves. Raises ImportError where numba is not installed."""
+        from inference_svc.models.token_kernel import ORDER_SIZE, compile_attention
+
+        self._dtype = dtype
+        self._work = compile_attention(reads_bfloat16=dtype == torch.bfloat16)
+        self._order_size = ORDER_SIZE
         self._thread_count = thread_count
         self._threads_now = 1
         self._edges_by_key_size: dict[int, np.ndarray[Any, Any]] = {}
@@ -35,10 +40,9 @@ class TokenAttention:
         if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
             return None
         try:
-            from inference_svc.models.token_kernel import compile_attention
+            return cls(dtype)
         except ImportError:
             return None
-        return cls(compile_attention(reads_bfloat16=dtype == torch.bfloat16))
 
     def begin(self, plan: StepPlan) -> None:
         """The plan of the forward that follows."""
@@ -77,34 +81,35 @@ class TokenAttention:
         rows = query.transpose(0, 1).float().contiguous()
         new_key, new_value = key.transpose(0, 1).contiguous(), value.transpose(0, 1).contiguous()
         edges = self._edges(keys.shape[1] * keys.shape[3])
-        order = (ctypes.c_int64 * 26)(
-            0,
-            rows.data_ptr(),
-            found.data_ptr(),
-            sinks.data_ptr(),
+        head_count, key_head_count = rows.shape[1], keys.shape[1]
+        key_size, value_size = keys.shape[3], values.shape[3]
+        cache_shape = keys.shape[:3]
+        order = order_of(
+            self._order_size,
+            address_of(rows, torch.float32, len(rows), head_count, key_size),
+            address_of(found, torch.float32, len(rows), head_count, value_size),
+            address_of(sinks, torch.float32, len(sinks)),
             self._tokens.ctypes.data,
             self._places.ctypes.data,
             self._positions.ctypes.data,
             edges.ctypes.data,
             len(edges) - 1,
             len(self._tokens),
-            *rows.shape[:2],
-            keys.shape[1],
-            keys.shape[0],
-            keys.shape[2],
-            keys.shape[3],
-            values.shape[3],
+            len(rows),
+            head_count,
+            key_head_count,
+            *(cache_shape[0], cache_shape[2], key_size, value_size),
             window or 0,
-            _bits(scale),
-            _bits(scoring.softcap or 0.0),
+            bits_of(scale),
+            bits_of(scoring.softcap or 0.0),
             len(sinks),
             self._new_count,
-            keys.data_ptr(),
-            values.data_ptr(),
-            new_key.data_ptr(),
-            new_value.data_ptr(),
+            address_of(keys, self._dtype, *cache_shape, key_size),
+            address_of(values, self._dtype, *cache_shape, value_size),
+            address_of(new_key, self._dtype, len(rows), key_head_count, key_size),
+            address_of(new_value, self._dtype, len(rows), key_head_count, value_size),
         )
-        run(self._work, order, min(self._threads_now, len(edges) - 1))
+        run(self._work, order, self._threads_now if len(edges) > 2 else 1)
         if found is not output:
             output.copy_(found)
 
@@ -120,7 +125,3 @@ class TokenAttention:
         edges = np.concatenate(([0], cuts, [len(before)]))
         self._edges_by_key_size[key_size] = edges
         return edges
-
-
-def _bits(number: float) -> int:
-    return int(np.float32(number).view(np.int32))

@@ -16,7 +16,10 @@ Work = Callable[[Any], None]
 
 
 def run(work: Work, order: Any, thread_count: int) -> None:
-    """Have the work done by so many threads, this one among them, where threads can be had; alone elsewhere."""
+    """Have the work done by so many threads, this one among them, where threads can be had; alone elsewhere.
+
+    The number is 1 or that of torch's own team: for another the library would end threads and start them again.
+    """
     share = sharing() if thread_count > 1 else None
     if share is None:
         work(order)
@@ -32,7 +35,7 @@ def sharing() -> Callable[[Work, Any, int], None] | None:
         mapped = Path("/proc/self/maps").read_text()
     except OSError:
         return None
-    library = runtime_of_torch(mapped, Path(torch.__file__).parent)
+    library = runtime_of_torch(mapped, Path(torch.__file__).resolve().parent)
     try:
         parallel = ctypes.CDLL(library).GOMP_parallel if library else None
     except (OSError, AttributeError):

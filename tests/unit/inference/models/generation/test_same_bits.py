@@ -59,6 +59,17 @@ def test_numbers_do_not_depend_on_company(
     assert whims.put_off_count > 0
 
 
+def test_numbers_do_not_depend_on_the_number_of_threads() -> None:
+    found = []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        runner = PackedGenerationRunner(build_model("llama"), slot_count=10, max_context_tokens=600)
+        found.append(_numbers(Driver(runner), _asked()))
+    torch.set_num_threads(before)
+    assert found[1] == found[2] == found[0]
+
+
 def test_experts_make_no_promise_of_equal_bits() -> None:
     torch.set_num_threads(1)
     runner = PackedGenerationRunner(build_model("mixtral"), slot_count=2, max_context_tokens=64)

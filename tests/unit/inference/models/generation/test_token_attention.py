@@ -7,7 +7,6 @@ import torch
 from inference_svc.models.attention_kernel import Scoring
 from inference_svc.models.step_plan import DecodeGroup, StepPlan
 from inference_svc.models.token_attention import TokenAttention
-from inference_svc.models.token_kernel import compile_attention
 
 _PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION = 24, 2, 512, 64
 _SHARED_BY = 7  # queries of a key: four at a time, and three that are left
@@ -89,9 +88,7 @@ def test_it_is_the_formula(thread_count: int, window: int | None, scoring: Scori
     query = _random(_HEADS, len(positions), _DIMENSION)
     keys, values = _random(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION).chunk(2, 2)
     keys, values = (torch.cat([part, part + 0.1], 2).contiguous() for part in (keys, values))
-    found = _attend(
-        TokenAttention(compile_attention(), lambda: thread_count), plan, (keys, values), query, window, scoring
-    )
+    found = _attend(TokenAttention(torch.float32, lambda: thread_count), plan, (keys, values), query, window, scoring)
     places = [*plan.decode_places, 0, 0, 0, 0]
     for index, (place, position) in enumerate(zip(places, positions, strict=True)):
         expected = _expected(query[:, index], keys, values, place, position, window, scoring)
@@ -102,11 +99,11 @@ def test_neither_company_nor_threads_change_a_bit() -> None:
     positions = [500, 3, 77, 410, 255, 256, 490, 499, 12, 350]
     query = _random(_HEADS, len(positions), _DIMENSION)
     caches = (_random(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION), _random(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION))
-    together = _attend(TokenAttention(compile_attention(), lambda: 4), _plan(positions), caches, query)
+    together = _attend(TokenAttention(torch.float32, lambda: 4), _plan(positions), caches, query)
     for index, position in enumerate(positions):
         plan = _plan([position])
         plan.decode_places = [_PLACES - 1 - index]
-        alone = _attend(TokenAttention(compile_attention(), lambda: 1), plan, caches, query[:, index : index + 1])
+        alone = _attend(TokenAttention(torch.float32, lambda: 1), plan, caches, query[:, index : index + 1])
         assert torch.equal(alone[0], together[index])
 
 
@@ -114,7 +111,7 @@ def test_what_lies_behind_a_token_is_not_read() -> None:
     query = _random(_HEADS, 1, _DIMENSION)
     keys = _random(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION)
     keys[:, :, 41:] = math.nan
-    found = _attend(TokenAttention(compile_attention(), lambda: 1), _plan([40]), (keys, keys.clone()), query)
+    found = _attend(TokenAttention(torch.float32, lambda: 1), _plan([40]), (keys, keys.clone()), query)
     assert bool(found.isfinite().all())
 
 
@@ -124,7 +121,7 @@ def test_a_number_that_is_none_is_told_on(where: int) -> None:
     keys = _random(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION)
     values = keys.clone()
     keys[_PLACES - 1, 0, where, 5] = math.nan
-    found = _attend(TokenAttention(compile_attention(), lambda: 1), _plan([40]), (keys, values), query)
+    found = _attend(TokenAttention(torch.float32, lambda: 1), _plan([40]), (keys, values), query)
     assert bool(found[0, :_SHARED_BY].isnan().any())
     assert bool(found[0, _SHARED_BY:].isfinite().all())
 
@@ -137,9 +134,7 @@ def test_large_products_leave_the_likeliest_key(size: float) -> None:
     keys[:, :, :, 0] = -1.0
     keys[:, :, 9, 0] = 1.0
     values = _random(_PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION)
-    found = _attend(
-        TokenAttention(compile_attention(), lambda: 1), _plan([40]), (keys, values), query, None, Scoring(1.0)
-    )
+    found = _attend(TokenAttention(torch.float32, lambda: 1), _plan([40]), (keys, values), query, None, Scoring(1.0))
     expected = values[_PLACES - 1, :, 9].repeat_interleave(_SHARED_BY, 0)
     assert torch.allclose(found[0], expected, atol=1e-6)
 
@@ -149,7 +144,7 @@ def test_a_cache_of_bfloat16_is_read_as_it_is() -> None:
     query = _random(_HEADS, len(positions), _DIMENSION).bfloat16()
     keys, values = _random(2, _PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION).bfloat16()
     plan, output = _plan(positions), torch.zeros(len(positions), _HEADS, _DIMENSION, dtype=torch.bfloat16)
-    attention = TokenAttention(compile_attention(reads_bfloat16=True))
+    attention = TokenAttention(torch.bfloat16)
     attention.begin(plan)
     new = [_kept(part, plan, len(positions)) for part in (keys, values)]
     attention.attend(query, *new, keys, values, None, Scoring(None), output)
@@ -165,8 +160,7 @@ def test_new_keys_are_written_where_their_sequences_are_and_read(dtype: torch.dt
     keys, values = torch.zeros(2, _PLACES, _KEY_HEADS, _CAPACITY, _DIMENSION, dtype=dtype)
     key, value = _random(2, _KEY_HEADS, 5, _DIMENSION).to(dtype)
     query, output = _random(_HEADS, 5, _DIMENSION).to(dtype), torch.zeros(5, _HEADS, _DIMENSION, dtype=dtype)
-    work = compile_attention(reads_bfloat16=dtype == torch.bfloat16)
-    attention = TokenAttention(work, lambda: thread_count)
+    attention = TokenAttention(dtype, lambda: thread_count)
     attention.begin(plan)
     attention.attend(query, key, value, keys, values, None, Scoring(None), output)
     assert torch.equal(output[1], value[:, 1].repeat_interleave(_SHARED_BY, 0))  # the only one of its sequence

@@ -36,6 +36,8 @@ class OnePassNorm:
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         size = len(self._scale)
+        if features.shape[-1] != size:
+            raise RuntimeError(f"a norm of {size} numbers was given {features.shape[-1]}")
         rows = features.reshape(-1, size).contiguous()
         result = torch.empty_like(rows)
         kernels = _kernels()

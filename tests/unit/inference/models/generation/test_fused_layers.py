@@ -33,6 +33,13 @@ def test_a_norm_is_the_formula(threads: int, shape: tuple[int, ...]) -> None:
     assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_norm_of_other_numbers_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="32 numbers was given 64"):
+        OnePassNorm(torch.ones(32), 1e-6)(torch.zeros(1, 2, 64))
+    with pytest.raises(RuntimeError, match="float64"):
+        OnePassNorm(torch.ones(32), 1e-6)(torch.zeros(1, 2, 32, dtype=torch.float64))
+
+
 def test_a_norm_reads_any_strides() -> None:
     features = torch.randn(1, 3, 5, 64).transpose(1, 2)
     found = OnePassNorm(torch.ones(64), 1e-6)(features)

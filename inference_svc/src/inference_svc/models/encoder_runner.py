@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from inference_svc.errors import ModelLoadError
 from inference_svc.models.device_faults import device_faults_named
-from inference_svc.models.fused_layers import fuse_layers, fuse_rotations
+from inference_svc.models.fused_layers import fuse_layers
 from inference_svc.models.packed_bidirectional import ATTENTION_NAME, PackedLayout, register_packed_attention
 from inference_svc.models.packed_mpnet import PackedMPNet
 from inference_svc.models.pooling import Readout
@@ -31,7 +31,6 @@ class PackedEncoderRunner:
         if prepack and model.device.type == "cpu":
             prepack_linears(model)
             fuse_layers(model)
-            fuse_rotations(model)
         self._fills = self._device.type == "cpu" and not takes_any_row_count(model)
         base: nn.Module = model.base_model
         self._readout = readout

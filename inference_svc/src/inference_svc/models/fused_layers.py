@@ -82,8 +82,11 @@ class OnePassGates:
 def fuse_layers(model: PreTrainedModel) -> int:
     """Have what layers can be of a float32 model on the CPU computed in one pass, after its linear layers are what they
     will be; gives how many are. The layers stay where they are, with all that others may read of them."""
-    if not _is_possible(model):
-        return 0
+    return fuse_norms_and_gates(model) + fuse_rotations(model) if _is_possible(model) else 0
+
+
+def fuse_norms_and_gates(model: PreTrainedModel) -> int:
+    """A part of `fuse_layers`."""
     count = 0
     for module in model.modules():
         for one_pass in (*_norms_like(module), *_gates_like(module)):
@@ -108,13 +111,11 @@ Rotation = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
 def fuse_rotations(model: PreTrainedModel) -> int:
-    """Have the model's own attention layers rotate queries and keys in one pass; gives how many do.
+    """A part of `fuse_layers`: the model's own attention layers rotate queries and keys in one pass.
 
     transformers' rotation is a global of the module that defines a layer, for all models of the process. So the layer
     gets its class's forward with globals of its own, in which that name is another function.
     """
-    if not _is_possible(model):
-        return 0
     count = 0
     for module in model.modules():
         forward = type(module).forward

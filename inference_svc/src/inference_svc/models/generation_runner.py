@@ -10,7 +10,7 @@ from inference_svc.engine.runner import Row, SampledToken
 from inference_svc.errors import ModelLoadError
 from inference_svc.models.block_pool import PrefixCounts
 from inference_svc.models.device_faults import device_faults_named
-from inference_svc.models.fused_layers import fuse_layers, fuse_rotations
+from inference_svc.models.fused_layers import fuse_layers
 from inference_svc.models.packed_steps import PackedSteps
 from inference_svc.models.paged_steps import PagedSettings, PagedSteps
 from inference_svc.models.prefix_store import PrefixSettings
@@ -70,7 +70,6 @@ class PackedGenerationRunner:
             if prepack and self._device.type == "cpu":
                 prepack_linears(model)
                 fuse_layers(model)
-                fuse_rotations(model)
             self._batch_invariant = (
                 self._device.type == "cpu" and every_product_is_prepacked(model) and self._steps.is_batch_invariant
             )

@@ -36,10 +36,10 @@ def own_weights(model: PreTrainedModel) -> None:
             parameter.data = copies[address]
 
 
-def prepack_linears(model: PreTrainedModel, kinds: Sequence[type[PackedLinear]] | None = None) -> int:
-    """Replace the linear layers of a model on the CPU, each by the first of the kinds that can and is right; gives how
-    many were."""
-    kinds = kinds_here() if kinds is None else kinds
+def prepack_linears(model: PreTrainedModel) -> int:
+    """Replace the linear layers of a model on the CPU, each by the first kind that can and is right; gives how many
+    were."""
+    kinds = kinds_here()
     count = 0
     for parent, name, child in list(_linears(model)):
         # GPT-2's layer is the same with its weight the other way round.

@@ -8,7 +8,13 @@ import pytest
 import torch
 from inference_svc.models import fused_layers
 from inference_svc.models.elementwise_kernel import compile_gate, compile_norm, compile_rotation
-from inference_svc.models.fused_layers import OnePassGates, OnePassNorm, fuse_layers, fuse_rotations
+from inference_svc.models.fused_layers import (
+    OnePassGates,
+    OnePassNorm,
+    fuse_layers,
+    fuse_norms_and_gates,
+    fuse_rotations,
+)
 from inference_svc.models.torch_threads import Work, run
 from support.generation_models import build_model
 from torch import nn
@@ -88,7 +94,7 @@ def test_layers_are_known_by_what_they_compute(
     ids = torch.arange(5, 25)[None]
     with torch.inference_mode():
         expected = model(ids).logits
-        assert fuse_layers(model) == norms + gated
+        assert fuse_norms_and_gates(model) == norms + gated
         done = _orders_run(monkeypatch)
         assert torch.allclose(model(ids).logits, expected, atol=5e-5)
     assert done == {kind: count for kind, count in (("_normalise", norms), ("_gate", gated)) if count}
@@ -147,7 +153,7 @@ def test_layers_that_only_look_alike_stay() -> None:
     for layer in model.model.layers:
         layer.mlp.act_fn = nn.ReLU()
         layer.input_layernorm = _MeanLess(layer.input_layernorm.weight)
-    assert fuse_layers(model) == 3  # the norms behind attention, and the last
+    assert fuse_norms_and_gates(model) == 3  # the norms behind attention, and the last
     assert not any("forward" in vars(layer.input_layernorm) for layer in model.model.layers)
 
 
@@ -156,7 +162,7 @@ def test_a_clamp_that_ordinary_numbers_never_reach_is_noticed() -> None:
     for layer in model.model.layers:
         own = layer.mlp.act_fn
         layer.mlp.act_fn = _Clamped(own)
-    assert fuse_layers(model) == 5  # the norms
+    assert fuse_norms_and_gates(model) == 5  # the norms
 
 
 class _Clamped(nn.Module):
@@ -179,7 +185,7 @@ def test_a_layer_asked_for_more_answers_in_its_own_way() -> None:
         return monkey(norm, features) * more
 
     norm.forward = own
-    assert fuse_layers(model) == 7
+    assert fuse_norms_and_gates(model) == 7
     features = torch.randn(1, 3, len(norm.weight))
     asked.clear()
     assert torch.allclose(norm(features, 2.0), 2 * norm(features), atol=1e-5)
@@ -197,4 +203,8 @@ class _MeanLess(nn.Module):
 
 def test_other_number_types_stay() -> None:
     model = build_model("llama", torch.bfloat16)
-    assert fuse_layers(model) == fuse_rotations(model) == 0
+    assert fuse_layers(model) == 0
+
+
+def test_a_model_is_fused_as_a_whole() -> None:
+    assert fuse_layers(build_model("llama")) == 5 + 2 + 2  # norms, gated layers, attention layers

@@ -101,8 +101,8 @@ def exponential(x: Any) -> Any:
 
 
 def compile_work(function: Callable[..., None]) -> Work:
-    """For this CPU, as a C function of the address of some whole numbers: a second or two, once for a folder that can
-    be written, else once a process."""
+    """For this CPU, as a C function of the address of some whole numbers: a second, or eight for attention, once for
+    a folder that can be written, else once a process."""
     signature = types.void(types.CPointer(types.intp))
     # numba knows by its file whether code that it kept is still true, not by the files of what it calls.
     function.__qualname__ = f"{function.__name__}_{_stamp()}"

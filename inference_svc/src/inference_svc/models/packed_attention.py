@@ -9,6 +9,10 @@ from inference_svc.models.step_plan import QUERY_BLOCK, DecodeGroup, PromptBlock
 from inference_svc.models.token_attention import TokenAttention
 
 
+class NothingAttends(Exception):
+    """Keys and values are written, and no token of the plan is to be computed further."""
+
+
 class PackedAttention:
     """The attention of one model over one cache. `begin` names the plan of the forward that follows."""
 
@@ -47,11 +51,13 @@ class PackedAttention:
         scoring: Scoring,
     ) -> torch.Tensor:
         """`query` `(1, heads, tokens, dimension)`, `key` and `value` with key heads; gives `(1, tokens, heads,
-        dimension)`."""
+        dimension)`. Raises NothingAttends where the plan wants keys and values written only."""
         self.windows_seen[layer] = window
         keys, values = self._cache.layer(layer, key, value)
         self._write(keys, key[0])
         self._write(values, value[0])
+        if not self._plan.attends:
+            raise NothingAttends
         _, heads, token_count, dimension = query.shape
         # (key heads, queries that share a key head, tokens, dimension)
         grouped = query[0].reshape(keys.shape[1], heads // keys.shape[1], token_count, dimension)

@@ -9,6 +9,7 @@ from inference_svc.engine.runner import Row
 from inference_svc.models.attention_interface import bind
 from inference_svc.models.block_pool import PrefixCounts
 from inference_svc.models.kv_cache import SlotCache
+from inference_svc.models.last_layer import LastLayer
 from inference_svc.models.packed_attention import PackedAttention
 from inference_svc.models.packed_steps import LogitsAt
 from inference_svc.models.prefix_store import PrefixSettings, PrefixStore
@@ -72,6 +73,7 @@ class SlotSteps:
         bind(self._attention, self._model)
         if self._device.type == "cpu" and not takes_any_row_count(self._model):
             self._filler_count = decode_filler_count
+        self._last_layer = LastLayer(self._model, self._attention, self._filler_count)
 
     def settle(self, sample: Callable[[torch.Tensor], object]) -> None:
         """It has its cache."""
@@ -90,6 +92,7 @@ class SlotSteps:
         token_ids = torch.tensor(plan.token_ids + filler, device=self._device)
         positions = torch.tensor(plan.positions + filler, device=self._device)
         self._attention.begin(plan, positions)
+        self._last_layer.begin(plan, positions, wanted)
         unread = [0] * self._filler_count(len(wanted))
         keep = torch.tensor([*wanted, *unread], dtype=torch.long, device=self._device)
         return self._logits_at(token_ids, positions, keep)[: len(wanted)].float()

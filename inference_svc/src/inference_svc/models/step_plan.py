@@ -6,8 +6,9 @@ but the token's own position, so neither the batch nor the chunking changes the 
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from inference_svc.engine.runner import Row
 from inference_svc.models.kv_cache import SlotCache, padded_length
@@ -51,6 +52,9 @@ class PromptBlock:
     key_length: int
 
 
+_Piece = TypeVar("_Piece", Span, DecodeGroup, PromptBlock)
+
+
 @dataclass(slots=True)
 class StepPlan:
     token_ids: list[int] = field(default_factory=list)
@@ -60,6 +64,10 @@ class StepPlan:
     blocks: list[PromptBlock] = field(default_factory=list)
     writes: list[Span] = field(default_factory=list)  # of the other tokens
     row_ends: list[int] = field(default_factory=list)  # packed index behind each row's last token, by row
+
+    @property
+    def attends(self) -> bool:
+        return bool(self.groups or self.blocks)
 
 
 def plan_step(
@@ -119,3 +127,32 @@ def _add_chunk(plan: StepPlan, row: Row, prompt_length: int, place: int) -> None
         until = min(length, end)
         plan.groups.append(DecodeGroup(packed + position, packed + until, place, True, length))
         position = until
+
+
+def part_of_plan(plan: StepPlan, runs: Sequence[tuple[int, int]], *, attends: bool) -> StepPlan:
+    """What a plan says of some of its tokens, packed anew: those of `runs`, each from its first index up to its second,
+    in order. Of the tokens that are one row each, all must be among them, or none. Without `attends`, their keys and
+    values are written and that is all."""
+    part = StepPlan()
+    for first, last in runs:
+        moved = len(part.token_ids) - first
+        part.token_ids += plan.token_ids[first:last]
+        part.positions += plan.positions[first:last]
+        if first < len(plan.decode_places):
+            part.decode_places = plan.decode_places
+        for span, start, end in _within(plan.writes, first, last):
+            part.writes.append(Span(start + moved, end + moved, span.place, span.start + start - span.first))
+        if attends:
+            for group, start, end in _within(plan.groups, first, last):
+                part.groups.append(replace(group, first=start + moved, last=end + moved))
+            for block, start, end in _within(plan.blocks, first, last):
+                offset = block.offset + start - block.first
+                part.blocks.append(replace(block, first=start + moved, last=end + moved, offset=offset))
+    return part
+
+
+def _within(pieces: Sequence[_Piece], first: int, last: int) -> Iterator[tuple[_Piece, int, int]]:
+    """Those that have tokens between these indices, and which."""
+    for piece in pieces:
+        if piece.first < last and first < piece.last:
+            yield piece, max(piece.first, first), min(piece.last, last)

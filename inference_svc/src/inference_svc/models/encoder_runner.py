@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from inference_svc.errors import ModelLoadError
 from inference_svc.models.device_faults import device_faults_named
-from inference_svc.models.fused_layers import fuse_layers
+from inference_svc.models.fusing import fuse_layers
 from inference_svc.models.packed_bidirectional import ATTENTION_NAME, PackedLayout, register_packed_attention
 from inference_svc.models.packed_mpnet import PackedMPNet
 from inference_svc.models.pooling import Readout

@@ -5,22 +5,18 @@ A layer is known by what it has and what it computes, not by its name: one whose
 
 import math
 from collections.abc import Callable, Iterator
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from inference_svc.models.orders import address_of, bits_of, order_of
-from inference_svc.models.torch_threads import run, sharing
+from inference_svc.models.elementwise import Heads, Scale, gate, normalise, place
+from inference_svc.models.orders import address_of, bits_of
 
 Layer = Callable[[torch.Tensor], torch.Tensor]
 
-_WORTH_SHARING = 50_000
-"""Numbers below which another thread is not worth asking."""
-
-_ROWS_AT_ONCE = 4
 _TOLERANCE = 2e-6  # of the largest number
 _GELU = 2 * math.sqrt(2 / math.pi)
 _CURVES = {"silu": (1.0, 0.0), "gelu_tanh": (_GELU, _GELU * 0.044715)}
@@ -31,70 +27,55 @@ class OnePassNorm:
     """The last dimension divided by its root mean square, times a scale."""
 
     def __init__(self, scale: torch.Tensor, epsilon: float) -> None:
-        self._scale = scale.detach().clone()
-        self._epsilon = bits_of(epsilon)
+        self.scale = Scale(scale, epsilon)
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        size = len(self._scale)
+        size = self.scale.size
         if features.shape[-1] != size:
             raise RuntimeError(f"a norm of {size} numbers was given {features.shape[-1]}")
         rows = features.reshape(-1, size).contiguous()
         result = torch.empty_like(rows)
-        kernels = _kernels()
-        order = order_of(
-            kernels.NORM_SIZE,
-            address_of(rows, torch.float32, len(rows), size),
-            address_of(self._scale, torch.float32, size),
-            address_of(result, torch.float32, len(rows), size),
-            len(rows),
-            size,
-            _ROWS_AT_ONCE,
-            self._epsilon,
-        )
-        run(kernels.compile_norm(), order, _thread_count(rows.numel()))
+        rows_at = address_of(rows, torch.float32, len(rows), size)
+        normalise(rows_at, len(rows), self.scale, address_of(result, torch.float32, len(rows), size))
         return result.view(features.shape)
 
 
 class OnePassGates:
-    """down(activation(gate(x)) * up(x)). What `gate` gives must be memory of its own: it is written over."""
+    """down(activation(gates(x)) * values(x))."""
 
-    def __init__(self, gate: Layer, up: Layer, down: Layer, curve: tuple[float, float]) -> None:
-        self._gate, self._up, self._down = gate, up, down
-        self._curve = (bits_of(curve[0]), bits_of(curve[1]))
+    def __init__(self, gates: Layer, values: Layer, down: Layer, curve: tuple[float, float]) -> None:
+        self._gates, self._values, self._down = gates, values, down
+        self.curve = (bits_of(curve[0]), bits_of(curve[1]))
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        gates, values = self._gate(features).contiguous(), self._up(features).contiguous()
+        gates, values = self._gates(features).contiguous(), self._values(features).contiguous()
         size = gates.shape[-1]
-        kernels = _kernels()
-        order = order_of(
-            kernels.GATE_SIZE,
-            address_of(gates, torch.float32, *gates.shape),
-            address_of(values, torch.float32, *gates.shape),
-            gates.numel() // size,
-            size,
-            _ROWS_AT_ONCE,
-            *self._curve,
-        )
-        run(kernels.compile_gate(), order, _thread_count(gates.numel()))
-        return self._down(gates)
-
-
-def fuse_layers(model: PreTrainedModel) -> int:
-    """Have what layers can be of a float32 model on the CPU computed in one pass, after its linear layers are what they
-    will be; gives how many are. The layers stay where they are, with all that others may read of them."""
-    return fuse_norms_and_gates(model) + fuse_rotations(model) if _is_possible(model) else 0
+        gates_at = address_of(gates, torch.float32, *gates.shape)
+        values_at = address_of(values, torch.float32, *gates.shape)
+        gated = torch.empty_like(gates)
+        gate(gates_at, values_at, size, gates.numel() // size, size, self.curve, gated.data_ptr())
+        return self._down(gated)
 
 
 def fuse_norms_and_gates(model: PreTrainedModel) -> int:
-    """A part of `fuse_layers`."""
+    """Gives how many layers are of one pass now."""
     count = 0
     for module in model.modules():
-        for one_pass in (*_norms_like(module), *_gates_like(module)):
-            if _agree(module, one_pass):
-                _give(module, one_pass)
-                count += 1
-                break
+        one_pass = norm_of(module) or gates_of(module)
+        if one_pass is not None:
+            _give(module, one_pass)
+            count += 1
     return count
+
+
+def norm_of(layer: nn.Module) -> OnePassNorm | None:
+    """A norm that computes what this layer does."""
+    return next((found for found in _norms_like(layer) if _agree(layer, found)), None)
+
+
+def gates_of(layer: nn.Module) -> OnePassGates | None:
+    """A gated layer that computes what this one does."""
+    return next((found for found in _gates_like(layer) if _agree(layer, found)), None)
 
 
 def _give(module: nn.Module, one_pass: Layer) -> None:
@@ -111,7 +92,7 @@ Rotation = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
 def fuse_rotations(model: PreTrainedModel) -> int:
-    """A part of `fuse_layers`: the model's own attention layers rotate queries and keys in one pass.
+    """The model's own attention layers rotate queries and keys in one pass.
 
     transformers' rotation is a global of the module that defines a layer, for all models of the process. So the layer
     gets its class's forward with globals of its own, in which that name is another function.
@@ -151,19 +132,10 @@ def _rotated(given: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) ->
     rows = given.transpose(1, 2).contiguous()
     result = torch.empty_like(rows)
     _, tokens, heads, size = rows.shape
-    kernels = _kernels()
-    order = order_of(
-        kernels.ROTATION_SIZE,
-        address_of(rows, torch.float32, 1, tokens, heads, size),
-        address_of(result, torch.float32, 1, tokens, heads, size),
-        address_of(cosines, torch.float32, 1, tokens, size),
-        address_of(sines, torch.float32, 1, tokens, size),
-        tokens,
-        heads,
-        size,
-        _ROWS_AT_ONCE,
-    )
-    run(kernels.compile_rotation(), order, _thread_count(rows.numel()))
+    angles_at = (address_of(cosines, torch.float32, 1, tokens, size), address_of(sines, torch.float32, 1, tokens, size))
+    rows_at = address_of(rows, torch.float32, 1, tokens, heads, size)
+    placed = Heads(0, heads, address_of(result, torch.float32, 1, tokens, heads, size))
+    place(rows_at, heads * size, tokens, size, angles_at, placed)
     return result.transpose(1, 2)
 
 
@@ -180,7 +152,7 @@ def _rotates_halves(own: Rotation) -> bool:
         return False
 
 
-def _norms_like(layer: nn.Module) -> Iterator[Layer]:
+def _norms_like(layer: nn.Module) -> Iterator[OnePassNorm]:
     """Norms that this layer might be."""
     epsilon = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
     weight = getattr(layer, "weight", None)
@@ -190,11 +162,11 @@ def _norms_like(layer: nn.Module) -> Iterator[Layer]:
         yield from (OnePassNorm(scale, epsilon) for scale in (weight, 1.0 + weight))
 
 
-def _gates_like(layer: nn.Module) -> Iterator[Layer]:
+def _gates_like(layer: nn.Module) -> Iterator[OnePassGates]:
     parts = dict(layer.named_children())
     if {"gate_proj", "up_proj", "down_proj"} <= parts.keys() <= {"gate_proj", "up_proj", "down_proj", "act_fn"}:
-        gate, up, down = parts["gate_proj"], parts["up_proj"], parts["down_proj"]
-        yield from (OnePassGates(gate, up, down, curve) for curve in _CURVES.values())
+        gates, values, down = parts["gate_proj"], parts["up_proj"], parts["down_proj"]
+        yield from (OnePassGates(gates, values, down, curve) for curve in _CURVES.values())
 
 
 def _agree(layer: nn.Module, one_pass: Layer) -> bool:
@@ -210,25 +182,3 @@ def _agree(layer: nn.Module, one_pass: Layer) -> bool:
         return bool(((found - expected).abs() <= _TOLERANCE * largest + 1e-12).all())
     except Exception:  # of a layer that we know nothing of
         return False
-
-
-def _is_possible(model: PreTrainedModel) -> bool:
-    """Where torch's threads cannot be shared, its own operators are faster."""
-    if model.dtype != torch.float32 or sharing() is None:
-        return False
-    try:
-        kernels = _kernels()
-    except ImportError:  # no numba
-        return False
-    kernels.compile_norm(), kernels.compile_gate(), kernels.compile_rotation()
-    return True
-
-
-def _kernels() -> ModuleType:
-    from inference_svc.models import elementwise_kernel
-
-    return elementwise_kernel
-
-
-def _thread_count(numbers: int) -> int:
-    return torch.get_num_threads() if numbers >= _WORTH_SHARING else 1

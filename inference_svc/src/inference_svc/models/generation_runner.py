@@ -10,7 +10,7 @@ from inference_svc.engine.runner import Row, SampledToken
 from inference_svc.errors import ModelLoadError
 from inference_svc.models.block_pool import PrefixCounts
 from inference_svc.models.device_faults import device_faults_named
-from inference_svc.models.fused_layers import fuse_layers
+from inference_svc.models.fusing import fuse_layers
 from inference_svc.models.packed_steps import PackedSteps
 from inference_svc.models.paged_steps import PagedSettings, PagedSteps
 from inference_svc.models.prefix_store import PrefixSettings

@@ -1,5 +1,6 @@
 """Linear layers whose float32 weights lie in panels for a kernel of our own."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -24,21 +25,64 @@ class PanelLinear(PackedLinear):
         kernel = _kernel()
         if kernel is None or not kernel.takes(weight):
             raise RuntimeError("there is no kernel for such a weight, or none on this machine")
-        self._weights = kernel.in_panels(weight.detach().t())
-        self._bias = kernel.in_panels(
-            (torch.zeros(self.out_features, dtype=weight.dtype) if bias is None else bias.detach())[None]
-        )
+        shifts = torch.zeros(self.out_features, dtype=weight.dtype) if bias is None else bias.detach()
+        self.panels = Panels(kernel, kernel.in_panels(weight.detach().t()), kernel.in_panels(shifts[None]))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its outputs fill their panels, so that rows of results are its own."""
+        return self.panels.column_count == self.out_features
 
     @property
     def checked_row_counts(self) -> tuple[int, ...]:
         return (1, 4, *super().checked_row_counts)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        kernel = _kernel()
-        assert kernel is not None
         rows = features.reshape(-1, self.in_features).contiguous()
-        result = kernel.product(rows, self._weights, self._bias)[:, : self.out_features].contiguous()
-        return result.view(*features.shape[:-1], self.out_features)
+        result = rows.new_empty(len(rows), self.panels.column_count)
+        self.panels.multiply(
+            address_of(rows, torch.float32, len(rows), self.in_features),
+            len(rows),
+            address_of(result, torch.float32, len(rows), self.panels.column_count),
+        )
+        return result[:, : self.out_features].contiguous().view(*features.shape[:-1], self.out_features)
+
+
+class Panels:
+    """A weight in panels, and what is added to its products."""
+
+    def __init__(self, kernel: "_Kernel", weights: torch.Tensor, shifts: torch.Tensor) -> None:
+        """`weights` `(panels, inputs, outputs of a panel)`, `shifts` `(panels, 1, outputs of a panel)`."""
+        self._kernel, self._weights, self._shifts = kernel, weights, shifts
+        panel_count, self.input_count, panel = weights.shape
+        self.column_count = panel_count * panel
+        """Columns of a result: a multiple of a panel's, the last ones nobody's."""
+        self._addresses = (
+            address_of(weights, torch.float32, panel_count, self.input_count, panel),
+            address_of(shifts, torch.float32, panel_count, 1, panel),
+        )
+
+    def multiply(self, rows_at: int, row_count: int, result_at: int) -> None:
+        """From rows of `input_count` numbers at an address to rows of `column_count` numbers at another."""
+        if row_count:
+            self._kernel.multiply(self._addresses, rows_at, row_count, result_at, self.input_count, self.column_count)
+
+    @staticmethod
+    def joined(layers: Sequence[PanelLinear]) -> "Panels":
+        """Those of layers that are given the same rows, whose results come side by side. The layers go on with the same
+        memory."""
+        kernel = layers[0].panels._kernel
+        whole = Panels(
+            kernel,
+            torch.cat([layer.panels._weights for layer in layers]),
+            torch.cat([layer.panels._shifts for layer in layers]),
+        )
+        first = 0
+        for layer in layers:
+            last = first + len(layer.panels._weights)
+            layer.panels = Panels(kernel, whole._weights[first:last], whole._shifts[first:last])
+            first = last
+        return whole
 
 
 class _Kernel:
@@ -60,27 +104,23 @@ class _Kernel:
         filled: torch.Tensor = nn.functional.pad(columns, (0, -columns.shape[1] % self._panel))
         return filled.reshape(len(columns), -1, self._panel).transpose(0, 1).contiguous()
 
-    def product(self, rows: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """`rows` `(rows, inputs)`; gives `(rows, panels * outputs of a panel)`."""
-        row_count, input_count = rows.shape
-        panel_count = len(weights)
-        result = rows.new_empty(row_count, panel_count * self._panel)
-        if not row_count:
-            return result
+    def multiply(
+        self, weights_at: tuple[int, int], rows_at: int, row_count: int, result_at: int, inputs: int, columns: int
+    ) -> None:
         thread_count = torch.get_num_threads()
-        if row_count * input_count * panel_count * self._panel < _WORTH_SHARING:
+        if row_count * inputs * columns < _WORTH_SHARING:
             thread_count = 1
+        panel_count = columns // self._panel
         part_count = 1 if thread_count == 1 else thread_count * _PARTS_OF_A_THREAD
         panels_of_part = max(1, panel_count // part_count)
         row_parts = max(1, min(part_count // panel_count, row_count // _ROWS_OF_A_PART))
         order = order_of(
             self._order_size,
-            address_of(weights, torch.float32, panel_count, input_count, self._panel),
-            address_of(bias, torch.float32, panel_count, 1, self._panel),
-            address_of(rows, torch.float32, row_count, input_count),
-            address_of(result, torch.float32, row_count, panel_count * self._panel),
+            *weights_at,
+            rows_at,
+            result_at,
             row_count,
-            input_count,
+            inputs,
             panel_count,
             panels_of_part,
             -(-row_count // row_parts),
@@ -88,7 +128,6 @@ class _Kernel:
             -(-panel_count // panels_of_part) * row_parts,
         )
         run(self._work, order, thread_count)
-        return result
 
 
 @cache

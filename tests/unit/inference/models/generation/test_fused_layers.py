@@ -6,15 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from inference_svc.models import fused_layers
-from inference_svc.models.elementwise_kernel import compile_gate, compile_norm, compile_rotation
-from inference_svc.models.fused_layers import (
-    OnePassGates,
-    OnePassNorm,
-    fuse_layers,
-    fuse_norms_and_gates,
-    fuse_rotations,
-)
+from inference_svc.models import elementwise
+from inference_svc.models.elementwise_kernel import compile_gate, compile_norm, compile_placing
+from inference_svc.models.fused_layers import OnePassGates, OnePassNorm, fuse_norms_and_gates, fuse_rotations
+from inference_svc.models.fusing import fuse_layers
 from inference_svc.models.torch_threads import Work, run
 from support.generation_models import build_model
 from torch import nn
@@ -103,13 +98,13 @@ def test_layers_are_known_by_what_they_compute(
 def _orders_run(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts, from here on, the passes made of each kind."""
     done: Counter[str] = Counter()
-    kinds = [(compile_norm(), "_normalise"), (compile_gate(), "_gate"), (compile_rotation(), "_rotate")]
+    kinds = [(compile_norm(), "_normalise"), (compile_gate(), "_gate"), (compile_placing(), "_place")]
 
     def noted(work: Work, order: Any, thread_count: int) -> None:
         done[next(name for kind, name in kinds if kind is work)] += 1
         run(work, order, thread_count)
 
-    monkeypatch.setattr(fused_layers, "run", noted)
+    monkeypatch.setattr(elementwise, "run", noted)
     return done
 
 
@@ -124,7 +119,7 @@ def test_rotations_of_this_model_alone_are_one_pass(
         assert fuse_rotations(model) == layers
         done = _orders_run(monkeypatch)
         assert torch.allclose(model(ids).logits, expected, atol=5e-5)
-        assert done["_rotate"] == 2 * layers
+        assert done["_place"] == 2 * layers
         assert torch.equal(other(ids).logits, expected)
 
 

@@ -1,11 +1,12 @@
 """Which OpenMP library torch's threads are of, and work that they share."""
 
-import ctypes
 from pathlib import Path
 
 import pytest
 import torch
-from inference_svc.models.elementwise_kernel import compile_norm
+from inference_svc.models.elementwise import Scale
+from inference_svc.models.elementwise_kernel import NORM_SIZE, compile_norm
+from inference_svc.models.orders import order_of
 from inference_svc.models.torch_threads import run, runtime_of_torch, sharing
 
 _TORCH = Path("/env of mine/torch")
@@ -41,13 +42,13 @@ def test_many_callers_share_work_at_once() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     rows = torch.randn(64, 512)
-    scale = torch.ones(512)
+    scale = Scale(torch.ones(512), 0.0)
     expected = torch.nn.functional.rms_norm(rows, (512,))
 
     def normalise(_: int) -> torch.Tensor:
         result = torch.full_like(rows, torch.nan)
-        order = (ctypes.c_int64 * 8)(0, rows.data_ptr(), scale.data_ptr(), result.data_ptr(), 64, 512, 1, 0)
-        run(compile_norm(), order, 3)
+        sizes = (scale.address, result.data_ptr(), 64, 512, 1, 0)
+        run(compile_norm(), order_of(NORM_SIZE, rows.data_ptr(), 0, 0, *sizes), 3)
         return result
 
     with ThreadPoolExecutor(4) as callers:

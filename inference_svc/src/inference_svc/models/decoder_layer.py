@@ -1,0 +1,295 @@
+"""A decoder layer of the usual form as nine passes over memory, without a module and an operator for every step.
+
+The usual form: norm, queries keys and values (with norms of their own or none), rotated or not, attention, what it
+gives added; norm, gates times values, what they give added. A layer is taken for one when it has these parts and
+nothing else, and when the passes give what it gives itself, to attention and in the end.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from inference_svc.models.elementwise import Heads, Scale, gate, normalise, place
+from inference_svc.models.fused_layers import gates_of, norm_of
+from inference_svc.models.orders import address_of
+from inference_svc.models.panel_linear import PanelLinear, Panels
+
+_TOLERANCE = 2e-5  # of a row's largest number
+_FLOAT_BYTES = 4
+_SMALL_ROOM, _MUCH_LESS = 1 << 22, 4  # numbers that are kept whatever is wanted, and a share of others
+
+Curve = tuple[int, int]
+"""Of an activation, as the bits of its two numbers: see `elementwise.gate`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerParts:
+    """What a layer of the usual form consists of."""
+
+    first_norm: Scale
+    query_norm: Scale | None
+    key_norm: Scale | None
+    second_norm: Scale
+    queries: PanelLinear
+    keys: PanelLinear
+    values: PanelLinear
+    output: PanelLinear
+    gates: PanelLinear
+    gate_values: PanelLinear
+    down: PanelLinear
+    curve: Curve
+
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""From query `(1, heads, tokens, head size)`, key and value with key heads, to `(1, tokens, heads, head size)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a layer asks its attention for."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    named: dict[str, Any]
+    """How to attend: a layer's own part of it."""
+
+
+class Workspace:
+    """Memory that the layers of a model fill one after another: of the longest step, and of less when much less is
+    wanted after it."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[str, torch.Tensor] = {}
+
+    def rows(self, use: str, count: int, size: int) -> torch.Tensor:
+        """`(count, size)` for one of a layer's uses; what was there may still be, or not."""
+        wanted = count * size
+        room = self._rooms.get(use)
+        if room is None or not wanted <= room.numel() <= max(_MUCH_LESS * wanted, _SMALL_ROOM):
+            room = self._rooms[use] = torch.empty(wanted)
+        return room[:wanted].view(count, size)
+
+
+class DecoderPasses:
+    """What one layer computes."""
+
+    def __init__(
+        self, parts: LayerParts, workspace: Workspace, head_counts: tuple[int, int], head_size: int, *, is_rotated: bool
+    ) -> None:
+        """`head_counts` of queries, and of keys and values. Of the parts' linear layers those that are given the same
+        rows are joined, and go on in the joined memory."""
+        self._parts, self._workspace, self._is_rotated = parts, workspace, is_rotated
+        self._head_count, self._key_head_count = head_counts
+        self._head_size = head_size
+        self._heads = Panels.joined([parts.queries, parts.keys, parts.values])
+        self._gates = Panels.joined([parts.gates, parts.gate_values])
+
+    def __call__(
+        self, hidden: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, attend: Attend
+    ) -> torch.Tensor:
+        """`hidden` `(1, tokens, size)`, `cosines` and `sines` `(1, tokens, head size)`; gives the like of `hidden`."""
+        parts, rows = self._parts, self._workspace.rows
+        count, size = hidden.shape[1], parts.first_norm.size
+        hidden_at = address_of(hidden, torch.float32, 1, count, size)
+        normed_at = rows("normed", count, size).data_ptr()
+        normalise(hidden_at, count, parts.first_norm, normed_at)
+
+        attended = self._attend(normed_at, count, cosines, sines, attend).reshape(count, -1).contiguous()
+        result_at = rows("result", count, size).data_ptr()
+        parts.output.panels.multiply(
+            address_of(attended, torch.float32, count, parts.output.in_features), count, result_at
+        )
+
+        summed = torch.empty_like(hidden)
+        normalise(hidden_at, count, parts.second_norm, normed_at, others_at=result_at, sums_at=summed.data_ptr())
+        columns = self._gates.column_count
+        gates_at = rows("gates", count, columns).data_ptr()
+        self._gates.multiply(normed_at, count, gates_at)
+        gated_at = rows("gated", count, parts.down.in_features).data_ptr()
+        values_at = gates_at + parts.gates.panels.column_count * _FLOAT_BYTES
+        gate(gates_at, values_at, columns, count, parts.down.in_features, parts.curve, gated_at)
+        result = rows("result", count, size)
+        parts.down.panels.multiply(gated_at, count, result.data_ptr())
+        return summed.add_(result)
+
+    def _attend(
+        self, normed_at: int, count: int, cosines: torch.Tensor, sines: torch.Tensor, attend: Attend
+    ) -> torch.Tensor:
+        """Gives `(1, tokens, heads, head size)`."""
+        parts, size, rows = self._parts, self._head_size, self._workspace.rows
+        columns = self._heads.column_count
+        joined_at = rows("heads", count, columns).data_ptr()
+        self._heads.multiply(normed_at, count, joined_at)
+        query = rows("query", count, self._head_count * size)
+        key, value = rows("key", count, self._key_head_count * size), rows("value", count, self._key_head_count * size)
+        angles_at = (
+            (address_of(cosines, torch.float32, 1, count, size), address_of(sines, torch.float32, 1, count, size))
+            if self._is_rotated
+            else (0, 0)
+        )
+        key_offset = parts.queries.panels.column_count
+        place(
+            joined_at,
+            columns,
+            count,
+            size,
+            angles_at,
+            Heads(0, self._head_count, query.data_ptr(), parts.query_norm),
+            Heads(key_offset, self._key_head_count, key.data_ptr(), parts.key_norm),
+            Heads(key_offset + parts.keys.panels.column_count, self._key_head_count, value.data_ptr()),
+        )
+        return attend(*(one.view(1, count, -1, size).transpose(1, 2) for one in (query, key, value)))
+
+
+def fuse_decoder_layers(model: PreTrainedModel) -> int:
+    """Give the layers that are of the usual form a forward of few passes; gives how many they are. Attention stays
+    what transformers' interface has for the model, whenever it is asked."""
+    found = [(layer, parts) for layer in model.modules() if (parts := _parts_of(layer)) is not None]
+    if not found:
+        return 0
+    workspace, count = Workspace(), 0
+    own_attention = model.config._attn_implementation
+    AttentionInterface.register(_WATCHED, _attend_watched)
+    model.set_attn_implementation(_WATCHED)
+    try:
+        for layer, parts in found:
+            count += _fuse(layer, parts, workspace)
+    finally:
+        model.set_attn_implementation(own_attention)
+    return count
+
+
+_PARTS = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
+_HEAD_NORMS = {"q_norm", "k_norm"}
+_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
+_GATED_LINEARS = ("gate_proj", "up_proj", "down_proj")
+
+
+def _parts_of(layer: nn.Module) -> LayerParts | None:
+    parts = dict(layer.named_children())
+    if parts.keys() != _PARTS:
+        return None
+    attention = dict(parts["self_attn"].named_children())
+    head_norms = attention.keys() & _HEAD_NORMS
+    if attention.keys() - head_norms != set(_LINEARS) or head_norms not in (set(), _HEAD_NORMS):
+        return None
+    gated = gates_of(parts["mlp"])
+    norms = [parts["input_layernorm"], parts["post_attention_layernorm"], *(attention[n] for n in sorted(head_norms))]
+    scales = [found.scale for norm in norms if (found := norm_of(norm)) is not None]
+    if gated is None or len(scales) < len(norms):
+        return None
+    linears = [attention[name] for name in _LINEARS] + [getattr(parts["mlp"], name) for name in _GATED_LINEARS]
+    if not all(isinstance(linear, PanelLinear) and linear.is_whole for linear in linears):
+        return None
+    key_norm, query_norm = scales[2:] or (None, None)
+    queries, keys, values, output, gates, gate_values, down = linears
+    return LayerParts(
+        first_norm=scales[0],
+        query_norm=query_norm,
+        key_norm=key_norm,
+        second_norm=scales[1],
+        queries=queries,
+        keys=keys,
+        values=values,
+        output=output,
+        gates=gates,
+        gate_values=gate_values,
+        down=down,
+        curve=gated.curve,
+    )
+
+
+def _fuse(layer: nn.Module, parts: LayerParts, workspace: Workspace) -> bool:
+    """Whether the passes do what the layer does, and stand in its place now."""
+    own = layer.forward
+    try:
+        expected, asked = _watched(layer)
+        head_counts, head_size = (asked.query.shape[1], asked.key.shape[1]), asked.query.shape[-1]
+        for is_rotated in (True, False):
+            passes = DecoderPasses(parts, workspace, head_counts, head_size, is_rotated=is_rotated)
+            layer.forward = _forward(layer, own, passes, asked.named)
+            found, own_asked = _watched(layer)
+            if _is_close(found, expected) and _asks_alike(own_asked, asked):
+                return True
+    except Exception:  # of a layer that we know nothing of
+        pass
+    layer.forward = own
+    return False
+
+
+def _forward(layer: nn.Module, own: Callable[..., Any], passes: DecoderPasses, how: dict[str, Any]) -> Any:
+    """The layer's forward, by the passes where they are made for what is asked, else its own."""
+    module: Any = layer.self_attn
+
+    def forward(hidden_states: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        angles, mask = named.get("position_embeddings"), named.get("attention_mask")
+        attend = ALL_ATTENTION_FUNCTIONS.get(module.config._attn_implementation)
+        is_one = hidden_states.dim() == 3 and len(hidden_states) == 1 and hidden_states.dtype == torch.float32
+        if attend is None or rest or angles is None or named.get("past_key_values") is not None or not is_one:
+            return own(hidden_states, *rest, **named)
+        asked = {**how, **{name: each for name, each in named.items() if name not in _NOT_PASSED_ON}}
+
+        def attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = attend(module, query, key, value, mask, **asked)[0]
+            return found
+
+        return passes(hidden_states.contiguous(), angles[0].contiguous(), angles[1].contiguous(), attended)
+
+    return forward
+
+
+_WATCHED, _WATCH = "seam_watched", "seam_watch"
+_NOT_PASSED_ON = frozenset({"position_embeddings", "attention_mask", "past_key_values"})
+_ROW_SCALES = (0.0, 1e-3, 0.1, 1.0, 3.0, 30.0, 1e3)  # small numbers, large ones and zeros
+
+
+def _watched(layer: Any) -> tuple[torch.Tensor, Asked]:
+    """What a layer gives of certain rows, and what it asked attention for, which gave it noise."""
+    module = layer.self_attn
+    generator = torch.Generator().manual_seed(1)
+    scales = torch.tensor(_ROW_SCALES)[:, None]
+    hidden = torch.randn(1, len(scales), module.q_proj.in_features, generator=generator) * scales
+    angles = torch.randn(1, len(scales), module.head_dim, generator=generator)
+    asked: list[Asked] = []
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, named: dict[str, Any]) -> torch.Tensor:
+        asked.append(Asked(query.clone(), key.clone(), value.clone(), named))
+        return torch.randn(query.transpose(1, 2).shape, generator=generator)
+
+    setattr(module, _WATCH, attend)
+    try:
+        found = layer(hidden, position_embeddings=(angles.cos(), angles.sin()), attention_mask=None)
+    finally:
+        delattr(module, _WATCH)
+    (only,) = asked
+    return found, only
+
+
+def _attend_watched(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **named: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls."""
+    return getattr(module, _WATCH)(query, key, value, named), None
+
+
+def _asks_alike(found: Asked, expected: Asked) -> bool:
+    pairs = ((found.query, expected.query), (found.key, expected.key), (found.value, expected.value))
+    return found.named == expected.named and all(_is_close(*pair) for pair in pairs)
+
+
+def _is_close(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    if found.shape != expected.shape:
+        return False
+    largest = expected.abs().amax(-1, keepdim=True)
+    return bool(((found - expected).abs() <= _TOLERANCE * largest + 1e-9).all())

@@ -1,0 +1,20 @@
+"""What of a model on the CPU is computed in few passes over memory, where this machine can."""
+
+import torch
+from transformers import PreTrainedModel
+
+from inference_svc.models.torch_threads import sharing
+
+
+def fuse_layers(model: PreTrainedModel) -> int:
+    """Have what layers can be of a float32 model on the CPU computed in few passes, after its linear layers are what
+    they will be; gives how many are. The layers stay where they are, with all that others may read of them."""
+    if model.dtype != torch.float32 or sharing() is None:  # torch's operators are faster than loops on one thread
+        return 0
+    try:
+        from inference_svc.models.decoder_layer import fuse_decoder_layers
+        from inference_svc.models.fused_layers import fuse_norms_and_gates, fuse_rotations
+    except ImportError:  # no numba
+        return 0
+    with torch.inference_mode():
+        return fuse_norms_and_gates(model) + fuse_rotations(model) + fuse_decoder_layers(model)

@@ -90,6 +90,13 @@ class DecoderPasses:
         self._heads = Panels.joined([parts.queries, parts.keys, parts.values])
         self._gates = Panels.joined([parts.gates, parts.gate_values])
 
+    def take(self, hidden: torch.Tensor, angles: Any) -> bool:
+        """Whether they are made for these: one stretch of tokens, whole heads to rotate."""
+        if hidden.dim() != 3 or len(hidden) != 1 or hidden.dtype != torch.float32 or not isinstance(angles, tuple):
+            return False
+        shape = (1, hidden.shape[1], self._head_size)
+        return all(part.shape == shape and part.dtype == torch.float32 for part in angles)
+
     def __call__(
         self, hidden: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, attend: Attend
     ) -> torch.Tensor:
@@ -230,8 +237,8 @@ def _forward(layer: nn.Module, own: Callable[..., Any], passes: DecoderPasses, h
     def forward(hidden_states: torch.Tensor, *rest: Any, **named: Any) -> Any:
         angles, mask = named.get("position_embeddings"), named.get("attention_mask")
         attend = ALL_ATTENTION_FUNCTIONS.get(module.config._attn_implementation)
-        is_one = hidden_states.dim() == 3 and len(hidden_states) == 1 and hidden_states.dtype == torch.float32
-        if attend is None or rest or angles is None or named.get("past_key_values") is not None or not is_one:
+        is_plain = not rest and named.get("past_key_values") is None
+        if attend is None or not is_plain or not passes.take(hidden_states, angles):
             return own(hidden_states, *rest, **named)
         asked = {**how, **{name: each for name, each in named.items() if name not in _NOT_PASSED_ON}}
 

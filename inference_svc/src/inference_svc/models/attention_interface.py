@@ -18,6 +18,12 @@ _BINDING = "seam_packed_attention"
 class LayerAttention(Protocol):
     """Attention of all layers of one model, in the step that its owner has begun."""
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether in this step it is work handed to `torch_threads.run` and nothing else, so that all of it may be put
+        off until the layers behind it are ready too."""
+        ...
+
     def attend(
         self,
         layer: int,
@@ -38,6 +44,12 @@ def bind(attention: LayerAttention, model: PreTrainedModel) -> None:
     model.set_attn_implementation(IMPLEMENTATION)
     for module in model.modules():
         setattr(module, _BINDING, attention)
+
+
+def may_wait(module: torch.nn.Module, attend: Any) -> bool:
+    """Whether `attend`, as transformers has it, may be put off in this step for an attention layer."""
+    attention: LayerAttention | None = getattr(module, _BINDING, None)
+    return attend is _attend_packed and attention is not None and attention.may_wait
 
 
 def _attend_packed(

@@ -5,7 +5,8 @@ gives added; norm, gates times values, what they give added. A layer is taken fo
 nothing else, and when the passes give what it gives itself, to attention and in the end.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,12 @@ from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from inference_svc.models.elementwise import Heads, Scale, gate, normalise, place
+from inference_svc.models.attention_interface import may_wait
+from inference_svc.models.elementwise import Heads, Scale, add, gate, normalise, place
 from inference_svc.models.fused_layers import gates_of, norm_of
 from inference_svc.models.orders import address_of
 from inference_svc.models.panel_linear import PanelLinear, Panels
+from inference_svc.models.programs import Program
 
 _TOLERANCE = 2e-5  # of a row's largest number
 _FLOAT_BYTES = 4
@@ -60,31 +63,65 @@ class Asked:
     """How to attend: a layer's own part of it."""
 
 
-class Workspace:
-    """Memory that the layers of a model fill one after another: of the longest step, and of less when much less is
-    wanted after it."""
+class LayerStack:
+    """What the layers of a model share: memory that they fill one after another and, in steps where all they do is
+    compiled work, one program of it all, which runs when the last has had its turn."""
 
     def __init__(self) -> None:
+        self.is_whole = False
+        """Whether they are all that a model has, so that nobody else reads what one gives."""
+        self.count = 0
         self._rooms: dict[str, torch.Tensor] = {}
+        self._program = Program()
+        self._next: int | None = None  # of the layers that put their work off; none while nobody does
 
     def rows(self, use: str, count: int, size: int) -> torch.Tensor:
-        """`(count, size)` for one of a layer's uses; what was there may still be, or not."""
+        """`(count, size)` for one of a layer's uses; what was there may still be, or not. Memory of the longest step,
+        and of less when much less is wanted after it."""
         wanted = count * size
         room = self._rooms.get(use)
         if room is None or not wanted <= room.numel() <= max(_MUCH_LESS * wanted, _SMALL_ROOM):
-            room = self._rooms[use] = torch.empty(wanted)
+            self.hold(room)
+            room = self._rooms[use] = torch.empty(wanted, dtype=torch.float32)
         return room[:wanted].view(count, size)
+
+    def hold(self, *memory: torch.Tensor | None) -> None:
+        """Work that is put off may still read it or write there."""
+        if self._next is not None:
+            self._program.hold(*memory)
+
+    @contextmanager
+    def turn(self, index: int, *, may_wait: bool) -> Iterator[None]:
+        """That of one layer."""
+        if index == 0:
+            self._program.drop()  # of a step that failed on its way
+            self._next = 0 if may_wait and self.is_whole else None
+        if self._next != index:
+            self.catch_up()
+            yield
+            return
+        with self._program.noting():
+            yield
+        self._next = index + 1
+        if self._next == self.count:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Nothing is put off any longer."""
+        if self._next is not None:
+            self._next = None
+            self._program.run()
 
 
 class DecoderPasses:
     """What one layer computes."""
 
     def __init__(
-        self, parts: LayerParts, workspace: Workspace, head_counts: tuple[int, int], head_size: int, *, is_rotated: bool
+        self, parts: LayerParts, stack: LayerStack, head_counts: tuple[int, int], head_size: int, *, is_rotated: bool
     ) -> None:
         """`head_counts` of queries, and of keys and values. Of the parts' linear layers those that are given the same
         rows are joined, and go on in the joined memory."""
-        self._parts, self._workspace, self._is_rotated = parts, workspace, is_rotated
+        self._parts, self._stack, self._is_rotated = parts, stack, is_rotated
         self._head_count, self._key_head_count = head_counts
         self._head_size = head_size
         self._heads = Panels.joined([parts.queries, parts.keys, parts.values])
@@ -101,7 +138,7 @@ class DecoderPasses:
         self, hidden: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, attend: Attend
     ) -> torch.Tensor:
         """`hidden` `(1, tokens, size)`, `cosines` and `sines` `(1, tokens, head size)`; gives the like of `hidden`."""
-        parts, rows = self._parts, self._workspace.rows
+        parts, rows = self._parts, self._stack.rows
         count, size = hidden.shape[1], parts.first_norm.size
         hidden_at = address_of(hidden, torch.float32, 1, count, size)
         normed_at = rows("normed", count, size).data_ptr()
@@ -123,13 +160,15 @@ class DecoderPasses:
         gate(gates_at, values_at, columns, count, parts.down.in_features, parts.curve, gated_at)
         result = rows("result", count, size)
         parts.down.panels.multiply(gated_at, count, result.data_ptr())
-        return summed.add_(result)
+        add(summed.data_ptr(), result.data_ptr(), summed.numel())
+        self._stack.hold(attended, summed)
+        return summed
 
     def _attend(
         self, normed_at: int, count: int, cosines: torch.Tensor, sines: torch.Tensor, attend: Attend
     ) -> torch.Tensor:
         """Gives `(1, tokens, heads, head size)`."""
-        parts, size, rows = self._parts, self._head_size, self._workspace.rows
+        parts, size, rows = self._parts, self._head_size, self._stack.rows
         columns = self._heads.column_count
         joined_at = rows("heads", count, columns).data_ptr()
         self._heads.multiply(normed_at, count, joined_at)
@@ -160,16 +199,17 @@ def fuse_decoder_layers(model: PreTrainedModel) -> int:
     found = [(layer, parts) for layer in model.modules() if (parts := _parts_of(layer)) is not None]
     if not found:
         return 0
-    workspace, count = Workspace(), 0
+    stack = LayerStack()
     own_attention = model.config._attn_implementation
     AttentionInterface.register(_WATCHED, _attend_watched)
     model.set_attn_implementation(_WATCHED)
     try:
         for layer, parts in found:
-            count += _fuse(layer, parts, workspace)
+            stack.count += _fuse(layer, parts, stack)
     finally:
         model.set_attn_implementation(own_attention)
-    return count
+    stack.is_whole = stack.count == model.config.get_text_config().num_hidden_layers
+    return stack.count
 
 
 _PARTS = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
@@ -212,15 +252,15 @@ def _parts_of(layer: nn.Module) -> LayerParts | None:
     )
 
 
-def _fuse(layer: nn.Module, parts: LayerParts, workspace: Workspace) -> bool:
+def _fuse(layer: nn.Module, parts: LayerParts, stack: LayerStack) -> bool:
     """Whether the passes do what the layer does, and stand in its place now."""
     own = layer.forward
     try:
         expected, asked = _watched(layer)
         head_counts, head_size = (asked.query.shape[1], asked.key.shape[1]), asked.query.shape[-1]
         for is_rotated in (True, False):
-            passes = DecoderPasses(parts, workspace, head_counts, head_size, is_rotated=is_rotated)
-            layer.forward = _forward(layer, own, passes, asked.named)
+            passes = DecoderPasses(parts, stack, head_counts, head_size, is_rotated=is_rotated)
+            layer.forward = _forward(layer, own, stack, passes, asked.named)
             found, own_asked = _watched(layer)
             if _is_close(found, expected) and _asks_alike(own_asked, asked):
                 return True
@@ -230,15 +270,19 @@ def _fuse(layer: nn.Module, parts: LayerParts, workspace: Workspace) -> bool:
     return False
 
 
-def _forward(layer: nn.Module, own: Callable[..., Any], passes: DecoderPasses, how: dict[str, Any]) -> Any:
+def _forward(
+    layer: nn.Module, own: Callable[..., Any], stack: LayerStack, passes: DecoderPasses, how: dict[str, Any]
+) -> Any:
     """The layer's forward, by the passes where they are made for what is asked, else its own."""
     module: Any = layer.self_attn
+    index = stack.count
 
     def forward(hidden_states: torch.Tensor, *rest: Any, **named: Any) -> Any:
         angles, mask = named.get("position_embeddings"), named.get("attention_mask")
         attend = ALL_ATTENTION_FUNCTIONS.get(module.config._attn_implementation)
         is_plain = not rest and named.get("past_key_values") is None
-        if attend is None or not is_plain or not passes.take(hidden_states, angles):
+        if attend is None or angles is None or not is_plain or not passes.take(hidden_states, angles):
+            stack.catch_up()
             return own(hidden_states, *rest, **named)
         asked = {**how, **{name: each for name, each in named.items() if name not in _NOT_PASSED_ON}}
 
@@ -246,7 +290,10 @@ def _forward(layer: nn.Module, own: Callable[..., Any], passes: DecoderPasses, h
             found: torch.Tensor = attend(module, query, key, value, mask, **asked)[0]
             return found
 
-        return passes(hidden_states.contiguous(), angles[0].contiguous(), angles[1].contiguous(), attended)
+        hidden, cosines, sines = hidden_states.contiguous(), angles[0].contiguous(), angles[1].contiguous()
+        with stack.turn(index, may_wait=may_wait(module, attend)):
+            stack.hold(hidden, cosines, sines)
+            return passes(hidden, cosines, sines, attended)
 
     return forward
 

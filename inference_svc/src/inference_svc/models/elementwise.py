@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 
 from inference_svc.models.elementwise_kernel import (
+    ADDITION_SIZE,
     GATE_SIZE,
     NORM_SIZE,
     PLACING_SIZE,
+    compile_addition,
     compile_gate,
     compile_norm,
     compile_placing,
@@ -20,6 +22,7 @@ _WORTH_SHARING = 50_000
 """Numbers below which another thread is not worth asking."""
 
 _ROWS_AT_ONCE = 4
+_NUMBERS_AT_ONCE = 4096
 
 
 class Scale:
@@ -61,6 +64,12 @@ def normalise(
         scale.epsilon_bits,
     )
     run(compile_norm(), order, _thread_count(row_count * scale.size))
+
+
+def add(numbers_at: int, others_at: int, count: int) -> None:
+    """Adds as many other numbers to these, each to one."""
+    order = order_of(ADDITION_SIZE, numbers_at, others_at, count, _NUMBERS_AT_ONCE)
+    run(compile_addition(), order, _thread_count(count))
 
 
 def gate(

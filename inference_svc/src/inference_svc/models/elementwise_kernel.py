@@ -10,7 +10,7 @@ from numba import carray, njit
 from inference_svc.models.compiled import LOOPS, compile_work, exponential, float_of_bits, floats, take
 from inference_svc.models.torch_threads import Work
 
-NORM_SIZE, GATE_SIZE, PLACING_SIZE = 10, 10, 21
+NORM_SIZE, ADDITION_SIZE, GATE_SIZE, PLACING_SIZE = 10, 5, 10, 21
 """Numbers of an order, the counter first."""
 
 _FLOAT_BYTES = 4
@@ -66,6 +66,21 @@ def _normalise(numbers: Any) -> None:
                 _normalise_row(sums[row], scale, epsilon, result[row])
             else:
                 _normalise_row(rows[row], scale, epsilon, result[row])
+
+
+def _add(numbers: Any) -> None:
+    """To each of so many numbers another one."""
+    order = carray(numbers, (ADDITION_SIZE,))
+    numbers_at, others_at, count, at_once = order[1:5]
+    while True:
+        first = take(order.ctypes.data, at_once)
+        if first >= count:
+            return
+        some = min(at_once, count - first)
+        into = carray(floats(numbers_at + first * _FLOAT_BYTES), some)
+        others = carray(floats(others_at + first * _FLOAT_BYTES), some)
+        for index in range(some):
+            into[index] += others[index]
 
 
 def _gate(numbers: Any) -> None:
@@ -149,6 +164,11 @@ def _place(numbers: Any) -> None:
 @cache
 def compile_norm() -> Work:
     return compile_work(_normalise)
+
+
+@cache
+def compile_addition() -> Work:
+    return compile_work(_add)
 
 
 @cache

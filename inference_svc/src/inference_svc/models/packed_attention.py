@@ -18,6 +18,7 @@ class PackedAttention:
 
     def __init__(self, cache: SlotCache, dtype: torch.dtype, device: torch.device) -> None:
         self._cache = cache
+        self._dtype = dtype
         self._device = device
         self._masks = AttentionMasks(cache.capacity, dtype, device)
         self._tokens = TokenAttention.where_possible(dtype, device)
@@ -26,6 +27,11 @@ class PackedAttention:
         self._decode_positions = self._decode_places
         self.windows_seen: dict[int, int | None] = {}
         """By layer that has called: the sliding window that it asked for."""
+
+    @property
+    def may_wait(self) -> bool:
+        plan = self._plan
+        return self._tokens is not None and self._dtype == torch.float32 and not plan.blocks and not plan.writes
 
     @property
     def reads_side_by_side(self) -> bool:

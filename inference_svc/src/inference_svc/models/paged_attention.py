@@ -76,6 +76,10 @@ class PagedAttention:
     def begin(self, layout: PagedLayout) -> None:
         self._layout = layout
 
+    @property
+    def may_wait(self) -> bool:
+        return False
+
     def attend(
         self,
         layer: int,

@@ -2,7 +2,9 @@
 
 import ctypes
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,32 @@ Work = Callable[[Any], None]
 """A C function of one address, which any number of threads may be in at once."""
 
 
+Piece = tuple[Work, Any, int]
+"""Work, its order, and how many threads it is worth."""
+
+_THREAD = threading.local()
+
+
+@contextmanager
+def putting_off(pieces: list[Piece]) -> Iterator[None]:
+    """What this thread is asked to run is noted instead, in order."""
+    _THREAD.later = pieces
+    try:
+        yield
+    finally:
+        _THREAD.later = None
+
+
 def run(work: Work, order: Any, thread_count: int) -> None:
     """Have the work done by so many threads, this one among them, where threads can be had; alone elsewhere.
 
-    The number is 1 or that of torch's own team: for another the library would end threads and start them again.
+    The number is 1 or that of torch's own team: for another the library would end threads and start them again. Where
+    this thread puts work off, it is only noted.
     """
+    later = getattr(_THREAD, "later", None)
+    if later is not None:
+        later.append((work, order, thread_count))
+        return
     share = sharing() if thread_count > 1 else None
     if share is None:
         work(order)
@@ -31,15 +54,7 @@ def run(work: Work, order: Any, thread_count: int) -> None:
 def sharing() -> Callable[[Work, Any, int], None] | None:
     """A function that has so many threads of this one's OpenMP team run the work, and returns when all are done. None
     where the library that torch's threads are of is not found."""
-    try:
-        mapped = Path("/proc/self/maps").read_text()
-    except OSError:
-        return None
-    library = runtime_of_torch(mapped, Path(torch.__file__).resolve().parent)
-    try:
-        parallel = ctypes.CDLL(library).GOMP_parallel if library else None
-    except (OSError, AttributeError):
-        return None
+    parallel = getattr(_runtime(), "GOMP_parallel", None)
     if parallel is None:
         return None
     parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
@@ -49,6 +64,24 @@ def sharing() -> Callable[[Work, Any, int], None] | None:
         parallel(work, ctypes.addressof(order), thread_count, 0)
 
     return share
+
+
+@cache
+def barrier_address() -> int:
+    """Of a function in which each of the threads that share work waits for the others. 0 where there is none."""
+    barrier = getattr(_runtime(), "GOMP_barrier", None)
+    return 0 if barrier is None else int(ctypes.cast(barrier, ctypes.c_void_p).value or 0)
+
+
+@cache
+def _runtime() -> ctypes.CDLL | None:
+    """The library that torch's threads are of."""
+    try:
+        mapped = Path("/proc/self/maps").read_text()
+        library = runtime_of_torch(mapped, Path(torch.__file__).resolve().parent)
+        return ctypes.CDLL(library) if library else None
+    except OSError:
+        return None
 
 
 def runtime_of_torch(mapped: str, package: Path) -> str | None:

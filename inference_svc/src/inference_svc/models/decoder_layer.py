@@ -63,6 +63,54 @@ class Asked:
     """How to attend: a layer's own part of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class LayerSizes:
+    """Numbers of a token in each of a layer's passes."""
+
+    hidden: int
+    heads: int
+    """Of queries, keys and values side by side."""
+    head: int
+    head_count: int
+    key_head_count: int
+    gates: int
+    """Of gates and their values side by side."""
+    gated: int
+
+    @property
+    def numbers_of_a_token(self) -> int:
+        placed = self.head * (self.head_count + 2 * self.key_head_count)
+        return 2 * self.hidden + self.heads + placed + self.gates + self.gated
+
+
+class Rooms:
+    """Where the passes of a step leave what the next ones read: stretches of one piece of memory."""
+
+    def __init__(self, memory: torch.Tensor, count: int, sizes: LayerSizes) -> None:
+        """`memory` `(numbers,)`, enough for `count` tokens of these sizes."""
+        self.count, self.sizes = count, sizes
+        self._left = memory
+        self.normed_at = self._take(sizes.hidden)
+        self.result_at = self._take(sizes.hidden)
+        self.heads_at = self._take(sizes.heads)
+        self.gates_at = self._take(sizes.gates)
+        self.gated_at = self._take(sizes.gated)
+        self.query_at, self.query = self._take_heads(sizes.head_count)
+        self.key_at, self.key = self._take_heads(sizes.key_head_count)
+        self.value_at, self.value = self._take_heads(sizes.key_head_count)
+
+    def _take(self, size: int) -> int:
+        address = self._left.data_ptr()
+        self._left = self._left[self.count * size :]
+        return address
+
+    def _take_heads(self, head_count: int) -> tuple[int, torch.Tensor]:
+        """The address of `(tokens, heads, head)`, and the same memory as `(1, heads, tokens, head)`."""
+        room = self._left[: self.count * head_count * self.sizes.head]
+        heads = room.view(1, self.count, head_count, self.sizes.head).transpose(1, 2)
+        return self._take(head_count * self.sizes.head), heads
+
+
 class LayerStack:
     """What the layers of a model share: memory that they fill one after another and, in steps where all they do is
     compiled work, one program of it all, which runs when the last has had its turn."""
@@ -71,21 +119,28 @@ class LayerStack:
         self.is_whole = False
         """Whether they are all that a model has, so that nobody else reads what one gives."""
         self.count = 0
-        self._rooms: dict[str, torch.Tensor] = {}
+        self._memory = torch.empty(0)
+        self._rooms: Rooms | None = None
         self._program = Program()
         self._next: int | None = None  # of the layers that put their work off; none while nobody does
 
-    def rows(self, use: str, count: int, size: int) -> torch.Tensor:
-        """`(count, size)` for one of a layer's uses; what was there may still be, or not. Memory of the longest step,
-        and of less when much less is wanted after it."""
-        wanted = count * size
-        room = self._rooms.get(use)
-        if room is None or not wanted <= room.numel() <= max(_MUCH_LESS * wanted, _SMALL_ROOM):
-            self.hold(room)
-            room = self._rooms[use] = torch.empty(wanted, dtype=torch.float32)
-        return room[:wanted].view(count, size)
+    def rooms(self, count: int, sizes: "LayerSizes") -> "Rooms":
+        """For so many tokens; what was there may still be, or not. The memory is that of the longest step, and less
+        when much less is wanted after it."""
+        if self._rooms is not None and self._rooms.count == count and self._rooms.sizes == sizes:
+            return self._rooms
+        wanted = count * sizes.numbers_of_a_token
+        if not wanted <= self._memory.numel() <= max(_MUCH_LESS * wanted, _SMALL_ROOM):
+            self.hold(self._memory)
+            self._memory = torch.empty(wanted, dtype=torch.float32)
+        self._rooms = Rooms(self._memory, count, sizes)
+        return self._rooms
 
-    def hold(self, *memory: torch.Tensor | None) -> None:
+    @property
+    def memory_byte_count(self) -> int:
+        return self._memory.nbytes
+
+    def hold(self, *memory: torch.Tensor) -> None:
         """Work that is put off may still read it or write there."""
         if self._next is not None:
             self._program.hold(*memory)
@@ -122,75 +177,67 @@ class DecoderPasses:
         """`head_counts` of queries, and of keys and values. Of the parts' linear layers those that are given the same
         rows are joined, and go on in the joined memory."""
         self._parts, self._stack, self._is_rotated = parts, stack, is_rotated
-        self._head_count, self._key_head_count = head_counts
-        self._head_size = head_size
         self._heads = Panels.joined([parts.queries, parts.keys, parts.values])
         self._gates = Panels.joined([parts.gates, parts.gate_values])
+        self._sizes = LayerSizes(
+            hidden=parts.first_norm.size,
+            heads=self._heads.column_count,
+            head=head_size,
+            head_count=head_counts[0],
+            key_head_count=head_counts[1],
+            gates=self._gates.column_count,
+            gated=parts.down.in_features,
+        )
 
     def take(self, hidden: torch.Tensor, angles: Any) -> bool:
         """Whether they are made for these: one stretch of tokens, whole heads to rotate."""
         if hidden.dim() != 3 or len(hidden) != 1 or hidden.dtype != torch.float32 or not isinstance(angles, tuple):
             return False
-        shape = (1, hidden.shape[1], self._head_size)
+        shape = (1, hidden.shape[1], self._sizes.head)
         return all(part.shape == shape and part.dtype == torch.float32 for part in angles)
 
     def __call__(
         self, hidden: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, attend: Attend
     ) -> torch.Tensor:
         """`hidden` `(1, tokens, size)`, `cosines` and `sines` `(1, tokens, head size)`; gives the like of `hidden`."""
-        parts, rows = self._parts, self._stack.rows
-        count, size = hidden.shape[1], parts.first_norm.size
-        hidden_at = address_of(hidden, torch.float32, 1, count, size)
-        normed_at = rows("normed", count, size).data_ptr()
-        normalise(hidden_at, count, parts.first_norm, normed_at)
+        parts, sizes, count = self._parts, self._sizes, hidden.shape[1]
+        rooms = self._stack.rooms(count, sizes)
+        hidden_at = address_of(hidden, torch.float32, 1, count, sizes.hidden)
+        normalise(hidden_at, count, parts.first_norm, rooms.normed_at)
+        self._heads.multiply(rooms.normed_at, count, rooms.heads_at)
+        self._place(rooms, cosines, sines)
+        attended = attend(rooms.query, rooms.key, rooms.value).reshape(count, -1).contiguous()
+        attended_at = address_of(attended, torch.float32, count, parts.output.in_features)
+        parts.output.panels.multiply(attended_at, count, rooms.result_at)
 
-        attended = self._attend(normed_at, count, cosines, sines, attend).reshape(count, -1).contiguous()
-        result_at = rows("result", count, size).data_ptr()
-        parts.output.panels.multiply(
-            address_of(attended, torch.float32, count, parts.output.in_features), count, result_at
-        )
+        found = torch.empty_like(hidden)
+        found_at = found.data_ptr()
+        normalise(hidden_at, count, parts.second_norm, rooms.normed_at, others_at=rooms.result_at, sums_at=found_at)
+        self._gates.multiply(rooms.normed_at, count, rooms.gates_at)
+        values_at = rooms.gates_at + parts.gates.out_features * _FLOAT_BYTES
+        gate(rooms.gates_at, values_at, sizes.gates, count, sizes.gated, parts.curve, rooms.gated_at)
+        parts.down.panels.multiply(rooms.gated_at, count, rooms.result_at)
+        add(found_at, rooms.result_at, found.numel())
+        self._stack.hold(attended, found)
+        return found
 
-        summed = torch.empty_like(hidden)
-        normalise(hidden_at, count, parts.second_norm, normed_at, others_at=result_at, sums_at=summed.data_ptr())
-        columns = self._gates.column_count
-        gates_at = rows("gates", count, columns).data_ptr()
-        self._gates.multiply(normed_at, count, gates_at)
-        gated_at = rows("gated", count, parts.down.in_features).data_ptr()
-        values_at = gates_at + parts.gates.panels.column_count * _FLOAT_BYTES
-        gate(gates_at, values_at, columns, count, parts.down.in_features, parts.curve, gated_at)
-        result = rows("result", count, size)
-        parts.down.panels.multiply(gated_at, count, result.data_ptr())
-        add(summed.data_ptr(), result.data_ptr(), summed.numel())
-        self._stack.hold(attended, summed)
-        return summed
-
-    def _attend(
-        self, normed_at: int, count: int, cosines: torch.Tensor, sines: torch.Tensor, attend: Attend
-    ) -> torch.Tensor:
-        """Gives `(1, tokens, heads, head size)`."""
-        parts, size, rows = self._parts, self._head_size, self._stack.rows
-        columns = self._heads.column_count
-        joined_at = rows("heads", count, columns).data_ptr()
-        self._heads.multiply(normed_at, count, joined_at)
-        query = rows("query", count, self._head_count * size)
-        key, value = rows("key", count, self._key_head_count * size), rows("value", count, self._key_head_count * size)
-        angles_at = (
-            (address_of(cosines, torch.float32, 1, count, size), address_of(sines, torch.float32, 1, count, size))
-            if self._is_rotated
-            else (0, 0)
-        )
-        key_offset = parts.queries.panels.column_count
+    def _place(self, rooms: Rooms, cosines: torch.Tensor, sines: torch.Tensor) -> None:
+        parts, sizes, count = self._parts, self._sizes, rooms.count
+        angles_at = (0, 0)
+        if self._is_rotated:
+            shape = (1, count, sizes.head)
+            angles_at = (address_of(cosines, torch.float32, *shape), address_of(sines, torch.float32, *shape))
+        key_offset = parts.queries.out_features
         place(
-            joined_at,
-            columns,
+            rooms.heads_at,
+            sizes.heads,
             count,
-            size,
+            sizes.head,
             angles_at,
-            Heads(0, self._head_count, query.data_ptr(), parts.query_norm),
-            Heads(key_offset, self._key_head_count, key.data_ptr(), parts.key_norm),
-            Heads(key_offset + parts.keys.panels.column_count, self._key_head_count, value.data_ptr()),
+            Heads(0, sizes.head_count, rooms.query_at, parts.query_norm),
+            Heads(key_offset, sizes.key_head_count, rooms.key_at, parts.key_norm),
+            Heads(key_offset + parts.keys.out_features, sizes.key_head_count, rooms.value_at),
         )
-        return attend(*(one.view(1, count, -1, size).transpose(1, 2) for one in (query, key, value)))
 
 
 def fuse_decoder_layers(model: PreTrainedModel) -> int:

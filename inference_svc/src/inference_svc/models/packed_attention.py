@@ -59,27 +59,40 @@ class PackedAttention:
         """`query` `(1, heads, tokens, dimension)`, `key` and `value` with key heads; gives `(1, tokens, heads,
         dimension)`. Raises NothingAttends where the plan wants keys and values written only."""
         self.windows_seen[layer] = window
+        plan = self._plan
         keys, values = self._cache.layer(layer, key, value)
         self._write(keys, key[0])
         self._write(values, value[0])
-        if not self._plan.attends:
+        if not plan.attends:
             raise NothingAttends
         _, heads, token_count, dimension = query.shape
-        # (key heads, queries that share a key head, tokens, dimension)
-        grouped = query[0].reshape(keys.shape[1], heads // keys.shape[1], token_count, dimension)
-        is_filled = token_count > len(self._plan.token_ids)
+        is_filled = token_count > len(plan.token_ids)
         output = (query.new_zeros if is_filled else query.new_empty)(token_count, heads, values.shape[-1])
         if self._tokens is not None:
             self._tokens.attend(query[0], key[0], value[0], keys, values, window, scoring, output)
-        else:
-            for group in self._plan.groups:
-                mask = self._masks.of_group(group, window)
-                output[group.first : group.last] = _attend_group(grouped, keys, values, group, mask, scoring)
+        if plan.blocks or self._tokens is None:
+            # (key heads, queries that share a key head, tokens, dimension)
+            grouped = query[0].reshape(keys.shape[1], heads // keys.shape[1], token_count, dimension)
+            self._attend_together(grouped, keys, values, window, scoring, output)
+        return output.unsqueeze(0)
+
+    def _attend_together(
+        self,
+        grouped: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        window: int | None,
+        scoring: Scoring,
+        output: torch.Tensor,
+    ) -> None:
+        """What is not attended token by token."""
+        for group in self._plan.groups if self._tokens is None else ():
+            mask = self._masks.of_group(group, window)
+            output[group.first : group.last] = _attend_group(grouped, keys, values, group, mask, scoring)
         for block in self._plan.blocks:
             first_key = _first_key(block, window)
             mask = self._masks.of_block(block, first_key, window)
             output[block.first : block.last] = _attend_block(grouped, keys, values, block, first_key, mask, scoring)
-        return output.unsqueeze(0)
 
     def _write(self, cached: torch.Tensor, new: torch.Tensor) -> None:
         """`cached` `(places, heads, capacity, dimension)`, `new` `(heads, tokens, dimension)`."""

@@ -32,6 +32,7 @@ class TokenAttention:
         self._threads_now = 1
         self._edges_by_key_size: dict[int, np.ndarray[Any, Any]] = {}
         self._tokens = self._places = self._positions = np.empty(0, dtype=np.int64)
+        self._addresses: tuple[int, ...] = ()  # of these three
         self._new_count = 0  # of the first tokens: those whose keys and values are not in the cache yet
 
     @classmethod
@@ -57,6 +58,7 @@ class TokenAttention:
         self._places = np.array(places, dtype=np.int64)
         self._positions = np.array(plan.positions, dtype=np.int64)[self._tokens]
         self._new_count = len(plan.decode_places)
+        self._addresses = tuple(each.ctypes.data for each in (self._tokens, self._places, self._positions))
         self._edges_by_key_size.clear()
 
     def attend(
@@ -89,9 +91,7 @@ class TokenAttention:
             address_of(rows, torch.float32, len(rows), head_count, key_size),
             address_of(found, torch.float32, len(rows), head_count, value_size),
             address_of(sinks, torch.float32, len(sinks)),
-            self._tokens.ctypes.data,
-            self._places.ctypes.data,
-            self._positions.ctypes.data,
+            *self._addresses,
             edges.ctypes.data,
             len(edges) - 1,
             len(self._tokens),

@@ -1,0 +1,165 @@
+"""Decoder layers of the usual form are few passes, which give what the layers gave; others stay."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from inference_svc.engine.runner import Row
+from inference_svc.models import prepacked
+from inference_svc.models.decoder_layer import LayerSizes, LayerStack, fuse_decoder_layers
+from inference_svc.models.generation_runner import PackedGenerationRunner
+from inference_svc.models.packed_attention import PackedAttention
+from inference_svc.models.panel_linear import PanelLinear
+from inference_svc.models.prepacked import prepack_linears
+from support.driving import Driver, generation
+from support.generation_models import build_model
+from torch import nn
+from transformers import PreTrainedModel
+
+
+@pytest.fixture(autouse=True)
+def _panels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(prepacked, "kinds_here", lambda: (PanelLinear,))
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def _packed(architecture: str) -> PreTrainedModel:
+    model = build_model(architecture)
+    with torch.inference_mode():
+        prepack_linears(model)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layers"),
+    [
+        ("llama", 2),
+        ("llama_scaled_rope", 2),
+        ("qwen2", 2),
+        ("qwen3", 2),
+        ("mistral_windowed", 2),
+        ("smollm3", 4),  # of which one rotates nothing
+        ("gemma2", 0),
+        ("phi3_windowed", 0),
+        ("mixtral", 0),
+        ("gpt2", 0),
+    ],
+)
+def test_layers_of_the_usual_form_are_known(architecture: str, layers: int) -> None:
+    model = _packed(architecture)
+    before = model.config._attn_implementation
+    with torch.inference_mode():
+        assert fuse_decoder_layers(model) == layers
+    assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "smollm3"])
+def test_a_model_gives_what_it_gave(architecture: str) -> None:
+    """By transformers' own attention, which the passes ask as the layers did."""
+    model, ids = _packed(architecture), torch.arange(5, 45)[None]
+    model.set_attn_implementation("sdpa")
+    with torch.inference_mode():
+        expected = model(ids, use_cache=False).logits
+        fuse_decoder_layers(model)
+        found = model(ids, use_cache=False).logits
+    assert torch.allclose(found, expected, atol=5e-5)
+    assert not torch.equal(found, expected)  # or the passes were not asked
+
+
+def test_what_the_passes_are_not_made_for_goes_the_layers_own_way() -> None:
+    model, ids = _packed("llama"), torch.arange(5, 45).view(2, 20)  # two sequences side by side, and a cache
+    model.set_attn_implementation("sdpa")
+    with torch.inference_mode():
+        expected = model(ids).logits
+        fuse_decoder_layers(model)
+        assert torch.equal(model(ids).logits, expected)
+
+
+def _scaled_residuals(layer: Any) -> None:
+    own = layer.self_attn.forward
+
+    def forward(*given: Any, **named: Any) -> Any:
+        attended, weights = own(*given, **named)
+        return attended * 0.5, weights
+
+    layer.self_attn.forward = forward
+
+
+def _other_gates(layer: Any) -> None:
+    layer.mlp.act_fn = nn.ReLU()
+
+
+def _one_part_more(layer: Any) -> None:
+    layer.extra = nn.LayerNorm(64)
+
+
+def _heads_half_as_loud(layer: Any) -> None:
+    layer.self_attn.q_proj.forward = lambda features: PanelLinear.forward(layer.self_attn.q_proj, features) * 0.5
+
+
+@pytest.mark.parametrize("change", [_scaled_residuals, _other_gates, _one_part_more, _heads_half_as_loud])
+def test_a_layer_that_only_looks_alike_stays(change: Any) -> None:
+    model, ids = _packed("llama"), torch.arange(5, 45)[None]
+    change(model.model.layers[1])
+    model.set_attn_implementation("sdpa")
+    with torch.inference_mode():
+        expected = model(ids, use_cache=False).logits
+        assert fuse_decoder_layers(model) == 1
+        assert torch.allclose(model(ids, use_cache=False).logits, expected, atol=5e-5)
+
+
+_ASKED = {f"r{length}": generation(range(4, 4 + length), 12) for length in (1, 20, 65, 130)}
+
+
+def _runner(architecture: str = "llama") -> PackedGenerationRunner:
+    return PackedGenerationRunner(build_model(architecture), slot_count=4, max_context_tokens=200)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "smollm3", "mistral_windowed"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_step_in_one_program_is_that_of_layers_in_turn_to_the_bit(
+    architecture: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(threads)
+    together = Driver(_runner(architecture)).run(_ASKED)
+    monkeypatch.setattr(PackedAttention, "may_wait", False)
+    in_turn = Driver(_runner(architecture)).run(_ASKED)
+    told = [
+        {name: [(t.token_id, t.logprob) for t in one.told] for name, one in run.items()} for run in (together, in_turn)
+    ]
+    assert told[0] == told[1]
+
+
+def test_a_step_that_fails_on_its_way_leaves_nothing_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = _runner()
+    prompt = tuple(range(5, 30))
+    runner.open(0, generation(prompt, 9))
+    runner.step([Row(0, 0, prompt, True, 0)])
+    expected = runner.step([Row(0, len(prompt), (7,), True, 1)])
+    own, calls = PackedAttention.attend, []
+
+    def failing(*given: Any) -> torch.Tensor:
+        calls.append(given)
+        if len(calls) == 2:
+            raise RuntimeError("in the second layer")
+        return own(*given)
+
+    monkeypatch.setattr(PackedAttention, "attend", failing)
+    with pytest.raises(RuntimeError, match="second layer"):
+        runner.step([Row(0, len(prompt), (7,), True, 1)])
+    assert runner.step([Row(0, len(prompt), (7,), True, 1)]) == expected
+
+
+def test_memory_of_a_long_step_is_given_back() -> None:
+    stack = LayerStack()
+    sizes = LayerSizes(hidden=1024, heads=2048, head=64, head_count=16, key_head_count=8, gates=6144, gated=3072)
+    long = stack.rooms(4096, sizes)
+    assert stack.rooms(4096, sizes) is long
+    stack.rooms(8, sizes)
+    assert stack.memory_byte_count < 4 * 8 * sizes.numbers_of_a_token + 1
+    small = stack.memory_byte_count
+    stack.rooms(4, sizes)
+    assert stack.memory_byte_count == small

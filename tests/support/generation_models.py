@@ -65,6 +65,44 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_oss_sinks": ("gpt_oss", {**_HEADED, **_EXPERTS, "sliding_window": 12}),
 }
 
+BEARS_NO_CUT: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma3n": (
+        "gemma3n_text",
+        {
+            **_HEADED,
+            "num_hidden_layers": 4,
+            "vocab_size_per_layer_input": 512,
+            "hidden_size_per_layer_input": 16,
+            "sliding_window": 12,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 2,
+            "laurel_rank": 8,
+            "activation_sparsity_pattern": [0.0] * 4,
+            "intermediate_size": [96] * 4,
+        },
+    ),
+    "gemma4": (
+        "gemma4_text",
+        {
+            **_HEADED,
+            "num_hidden_layers": 4,
+            "vocab_size_per_layer_input": 512,
+            "hidden_size_per_layer_input": 16,
+            "sliding_window": 12,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 2,
+            "global_head_dim": 16,
+            "num_global_key_value_heads": 2,
+        },
+    ),
+}
+"""Models whose last layer is given more than can be cut to some tokens."""
+
+KEEPS_NO_BITS: dict[str, tuple[str, dict[str, Any]]] = {
+    "modernbert_decoder": ("modernbert-decoder", {**_HEADED, "num_hidden_layers": 4, "sliding_window": 12})
+}
+"""Models with operators of torch that compute one row otherwise than many."""
+
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "bloom": (
         "bloom",
@@ -110,7 +148,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
 
 def build_model(architecture: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The same weights at every call. Wide enough in spread that greedy answers are no runs of one token."""
-    kind, settings = {**ARCHITECTURES, **REFUSED}[architecture]
+    kind, settings = {**ARCHITECTURES, **BEARS_NO_CUT, **KEEPS_NO_BITS, **REFUSED}[architecture]
     config = AutoConfig.for_model(kind, **settings)
     config.initializer_range = 0.2
     with torch.random.fork_rng():

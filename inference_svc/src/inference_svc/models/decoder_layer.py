@@ -1,13 +1,16 @@
-"""A decoder layer of the usual form as nine passes over memory, without a module and an operator for every step.
+"""A decoder layer of the usual form as nine passes over memory and attention, without a module and an operator for
+every step.
 
 The usual form: norm, queries keys and values (with norms of their own or none), rotated or not, attention, what it
 gives added; norm, gates times values, what they give added. A layer is taken for one when it has these parts and
 nothing else, and when the passes give what it gives itself, to attention and in the end.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -21,10 +24,14 @@ from inference_svc.models.fused_layers import gates_of, norm_of
 from inference_svc.models.orders import address_of
 from inference_svc.models.panel_linear import PanelLinear, Panels
 from inference_svc.models.programs import Program
+from inference_svc.models.torch_threads import barrier_address
+
+_log = logging.getLogger(__name__)
 
 _TOLERANCE = 2e-5  # of a row's largest number
 _FLOAT_BYTES = 4
-_SMALL_ROOM, _MUCH_LESS = 1 << 22, 4  # numbers that are kept whatever is wanted, and a share of others
+_KEPT_NUMBERS = 1 << 24
+"""Of memory that stays between steps, 64 MiB: a longest step may be of any length, and none may follow it."""
 
 Curve = tuple[int, int]
 """Of an activation, as the bits of its two numbers: see `elementwise.gate`."""
@@ -80,7 +87,7 @@ class LayerSizes:
     @property
     def numbers_of_a_token(self) -> int:
         placed = self.head * (self.head_count + 2 * self.key_head_count)
-        return 2 * self.hidden + self.heads + placed + self.gates + self.gated
+        return 2 * self.hidden + max(self.heads + placed, self.gates + self.gated)
 
 
 class Rooms:
@@ -92,9 +99,11 @@ class Rooms:
         self._left = memory
         self.normed_at = self._take(sizes.hidden)
         self.result_at = self._take(sizes.hidden)
-        self.heads_at = self._take(sizes.heads)
+        shared = self._left  # a layer's heads are done with when its gates are computed
         self.gates_at = self._take(sizes.gates)
         self.gated_at = self._take(sizes.gated)
+        self._left = shared
+        self.heads_at = self._take(sizes.heads)
         self.query_at, self.query = self._take_heads(sizes.head_count)
         self.key_at, self.key = self._take_heads(sizes.key_head_count)
         self.value_at, self.value = self._take_heads(sizes.key_head_count)
@@ -124,13 +133,12 @@ class LayerStack:
         self._program = Program()
         self._next: int | None = None  # of the layers that put their work off; none while nobody does
 
-    def rooms(self, count: int, sizes: "LayerSizes") -> "Rooms":
-        """For so many tokens; what was there may still be, or not. The memory is that of the longest step, and less
-        when much less is wanted after it."""
+    def rooms(self, count: int, sizes: LayerSizes) -> Rooms:
+        """For so many tokens; what was there may still be, or not."""
         if self._rooms is not None and self._rooms.count == count and self._rooms.sizes == sizes:
             return self._rooms
         wanted = count * sizes.numbers_of_a_token
-        if not wanted <= self._memory.numel() <= max(_MUCH_LESS * wanted, _SMALL_ROOM):
+        if self._memory.numel() < wanted:
             self.hold(self._memory)
             self._memory = torch.empty(wanted, dtype=torch.float32)
         self._rooms = Rooms(self._memory, count, sizes)
@@ -149,17 +157,28 @@ class LayerStack:
     def turn(self, index: int, *, may_wait: bool) -> Iterator[None]:
         """That of one layer."""
         if index == 0:
-            self._program.drop()  # of a step that failed on its way
             self._next = 0 if may_wait and self.is_whole else None
         if self._next != index:
             self.catch_up()
             yield
-            return
-        with self._program.noting():
-            yield
-        self._next = index + 1
-        if self._next == self.count:
+        else:
+            with self._noting():
+                yield
+            self._next = index + 1
+        if index + 1 == self.count:
             self.catch_up()
+            if self._memory.numel() > _KEPT_NUMBERS:
+                self._memory, self._rooms = torch.empty(0), None
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            with self._program.noting():
+                yield
+        except BaseException:
+            self._next = None
+            self._program.drop()
+            raise
 
     def catch_up(self) -> None:
         """Nothing is put off any longer."""
@@ -207,10 +226,12 @@ class DecoderPasses:
         self._heads.multiply(rooms.normed_at, count, rooms.heads_at)
         self._place(rooms, cosines, sines)
         attended = attend(rooms.query, rooms.key, rooms.value).reshape(count, -1).contiguous()
+        self._stack.hold(attended)
         attended_at = address_of(attended, torch.float32, count, parts.output.in_features)
         parts.output.panels.multiply(attended_at, count, rooms.result_at)
 
         found = torch.empty_like(hidden)
+        self._stack.hold(found)
         found_at = found.data_ptr()
         normalise(hidden_at, count, parts.second_norm, rooms.normed_at, others_at=rooms.result_at, sums_at=found_at)
         self._gates.multiply(rooms.normed_at, count, rooms.gates_at)
@@ -218,7 +239,6 @@ class DecoderPasses:
         gate(rooms.gates_at, values_at, sizes.gates, count, sizes.gated, parts.curve, rooms.gated_at)
         parts.down.panels.multiply(rooms.gated_at, count, rooms.result_at)
         add(found_at, rooms.result_at, found.numel())
-        self._stack.hold(attended, found)
         return found
 
     def _place(self, rooms: Rooms, cosines: torch.Tensor, sines: torch.Tensor) -> None:
@@ -255,7 +275,7 @@ def fuse_decoder_layers(model: PreTrainedModel) -> int:
             stack.count += _fuse(layer, parts, stack)
     finally:
         model.set_attn_implementation(own_attention)
-    stack.is_whole = stack.count == model.config.get_text_config().num_hidden_layers
+    stack.is_whole = stack.count == model.config.get_text_config().num_hidden_layers and barrier_address() != 0
     return stack.count
 
 
@@ -312,7 +332,7 @@ def _fuse(layer: nn.Module, parts: LayerParts, stack: LayerStack) -> bool:
             if _is_close(found, expected) and _asks_alike(own_asked, asked):
                 return True
     except Exception:  # of a layer that we know nothing of
-        pass
+        _log.info("a layer that looks like a usual one stays as it is", exc_info=True)
     layer.forward = own
     return False
 
@@ -323,11 +343,12 @@ def _forward(
     """The layer's forward, by the passes where they are made for what is asked, else its own."""
     module: Any = layer.self_attn
     index = stack.count
+    unusual = _parameters_of(own) - _USUAL
 
     def forward(hidden_states: torch.Tensor, *rest: Any, **named: Any) -> Any:
         angles, mask = named.get("position_embeddings"), named.get("attention_mask")
         attend = ALL_ATTENTION_FUNCTIONS.get(module.config._attn_implementation)
-        is_plain = not rest and named.get("past_key_values") is None
+        is_plain = not rest and named.get("past_key_values") is None and unusual.isdisjoint(named)
         if attend is None or angles is None or not is_plain or not passes.take(hidden_states, angles):
             stack.catch_up()
             return own(hidden_states, *rest, **named)
@@ -343,6 +364,23 @@ def _forward(
             return passes(hidden, cosines, sines, attended)
 
     return forward
+
+
+_USUAL = {
+    "hidden_states",
+    "attention_mask",
+    "position_ids",
+    "past_key_values",
+    "use_cache",
+    "cache_position",
+    "position_embeddings",
+}
+
+
+def _parameters_of(own: Callable[..., Any]) -> set[str]:
+    """Names of those that a layer takes for itself."""
+    kinds = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    return {name for name, each in signature(own).parameters.items() if each.kind in kinds}
 
 
 _WATCHED, _WATCH = "seam_watched", "seam_watch"

@@ -84,7 +84,8 @@ def gate(
 def place(given_at: int, stride: int, token_count: int, size: int, angles_at: tuple[int, int], *kinds: Heads) -> None:
     """Heads of `size` numbers, of queries, keys and values that lie in rows of `stride` numbers, each kind to itself.
     Queries and keys are rotated by the angles whose cosines and sines `(tokens, size)` lie at two addresses, the second
-    half of a head being what the first is turned with; with zeros they are not. Absent kinds have no heads."""
+    half of a head being what the first is turned with; with zeros they are not. Absent kinds have no heads. Scales of
+    several kinds have one epsilon, the first one's."""
     numbers = [0] * 12
     for index, kind in enumerate(kinds):
         scale_at = kind.scale.address if kind.scale else 0

@@ -8,7 +8,8 @@ from inference_svc.models.torch_threads import sharing
 
 def fuse_layers(model: PreTrainedModel) -> int:
     """Have what layers can be of a float32 model on the CPU computed in few passes, after its linear layers are what
-    they will be; gives how many are. The layers stay where they are, with all that others may read of them."""
+    they will be; gives how many norms, gates, rotations and whole layers are. The layers stay where they are, with all
+    that others may read of them."""
     if model.dtype != torch.float32 or sharing() is None:  # torch's operators are faster than loops on one thread
         return 0
     try:

@@ -1,7 +1,7 @@
 """The last layer of a model, computed of the tokens alone whose logits are read.
 
 Of the others, most of a prompt, only keys and values are wanted of it: they go as far as its attention and no further.
-With eight layers that saves a ninth of a prompt's work, with thirty two a thirtieth.
+That saves nearly a layer's share of a prompt's work.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,8 @@ class _Part:
 
 
 class LastLayer:
-    """Takes the place of a model's last layer's forward. A model whose last layer is not found is computed whole."""
+    """Takes the place of a model's last layer's forward. A model whose last layer is not found is computed whole. So is
+    a step in which it is not plain what of the layer's arguments is of single tokens."""
 
     def __init__(self, model: PreTrainedModel, attention: PackedAttention, filler_count: Callable[[int], int]) -> None:
         """`filler_count` says how many rows that nobody reads must be added to so many."""
@@ -37,10 +38,18 @@ class LastLayer:
         self._unread: _Part | None = None  # nobody reads their hidden states, of none where all are read
         self._read: _Part | None = None
         self._token_count = 0
-        layer = _last_layer(model)
-        if layer is not None:
-            self._own: Callable[..., Any] = layer.forward
-            layer.forward = self._forward
+        self._usual_cuts: list[bool] | None = None
+        self._layer = _last_layer(model)
+        if self._layer is not None:
+            self._own: Callable[..., Any] = self._layer.forward
+            self._layer.forward = self._forward
+
+    def give_back(self) -> bool:
+        """Have the layer computed whole from now on; gives whether it was not."""
+        if self._layer is None:
+            return False
+        self._layer.forward, self._layer = self._own, None
+        return True
 
     def begin(self, plan: StepPlan, positions: torch.Tensor, wanted: Sequence[int]) -> None:
         """A forward of this plan follows, with tokens `(tokens,)` at these positions; of its hidden states those of
@@ -62,23 +71,18 @@ class LastLayer:
         is_asked = bool(self._attention.windows_seen)  # not so in a model that attends on its own, and is refused
         if self._unread is None or self._read is None or not is_asked:
             return self._own(*arguments, **named)
+        given = [_cut((arguments, named), self._token_count, part.index) for part in (self._unread, self._read)]
+        (others, cuts), (wanted, _) = given
+        self._usual_cuts = self._usual_cuts or cuts
+        if cuts != self._usual_cuts:  # a size that is the number of tokens by chance
+            return self._own(*arguments, **named)
         with suppress(NothingAttends):
-            self._of_part(self._unread, arguments, named)
-        return self._among_all(self._of_part(self._read, arguments, named), self._read)
+            self._of_part(self._unread, *others)
+        return self._among_all(self._of_part(self._read, *wanted), self._read)
 
     def _of_part(self, part: _Part, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         self._attention.begin(part.plan, part.positions)
-        return self._own(*self._chosen(arguments, part.index), **self._chosen(named, part.index))
-
-    def _chosen(self, given: Any, index: torch.Tensor) -> Any:
-        """What a layer is given of some tokens, of what it is given of all: `(1, tokens, ...)` wherever it comes."""
-        if isinstance(given, torch.Tensor):
-            return given[:, index] if given.shape[:2] == (1, self._token_count) else given
-        if isinstance(given, tuple | list):
-            return type(given)(self._chosen(each, index) for each in given)
-        if isinstance(given, dict):
-            return {name: self._chosen(each, index) for name, each in given.items()}
-        return given
+        return self._own(*arguments, **named)
 
     def _among_all(self, found: Any, part: _Part) -> Any:
         """What a layer gives, with zeros for the tokens that it was not given: the rest of a model wants all."""
@@ -90,6 +94,24 @@ class LastLayer:
             filled[:, part.index[:count]] = found[:, :count]
             return filled
         return found
+
+
+def _cut(given: Any, token_count: int, index: torch.Tensor) -> tuple[Any, list[bool]]:
+    """What a layer is given of some tokens, of what it is given of all: `(1, tokens, ...)` wherever it comes. And of
+    each tensor, whether it was cut."""
+    cuts: list[bool] = []
+
+    def cut(each: Any) -> Any:
+        if isinstance(each, torch.Tensor):
+            cuts.append(each.shape[:2] == (1, token_count))
+            return each[:, index] if cuts[-1] else each
+        if isinstance(each, tuple | list):
+            return type(each)(cut(part) for part in each)
+        if isinstance(each, dict):
+            return {name: cut(part) for name, part in each.items()}
+        return each
+
+    return cut(given), cuts
 
 
 def _last_layer(model: PreTrainedModel) -> nn.Module | None:

@@ -18,7 +18,7 @@ class PackedAttention:
 
     def __init__(self, cache: SlotCache, dtype: torch.dtype, device: torch.device) -> None:
         self._cache = cache
-        self._dtype = dtype
+        self.puts_off = True
         self._device = device
         self._masks = AttentionMasks(cache.capacity, dtype, device)
         self._tokens = TokenAttention.where_possible(dtype, device)
@@ -30,8 +30,7 @@ class PackedAttention:
 
     @property
     def may_wait(self) -> bool:
-        plan = self._plan
-        return self._tokens is not None and self._dtype == torch.float32 and not plan.blocks and not plan.writes
+        return self.puts_off and self._tokens is not None and not self._plan.writes
 
     @property
     def reads_side_by_side(self) -> bool:

@@ -47,6 +47,10 @@ class PackedSteps(Sharing, Protocol):
         """From here on the model attends as this says."""
         ...
 
+    def be_plain(self) -> bool:
+        """Do without what spares work and a model's own code may not bear; gives whether there was any such thing."""
+        ...
+
     def settle(self, sample: Callable[[torch.Tensor], object]) -> None:
         """The model has computed something, and is right: have the cache that it will be served with. `sample` does
         with logits `(slots, vocabulary)` what is done with them at most: where memory is measured, it counts."""

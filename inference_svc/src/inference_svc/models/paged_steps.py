@@ -109,6 +109,9 @@ class PagedSteps:
     def bind(self) -> None:
         bind(self._attention, self._model)
 
+    def be_plain(self) -> bool:
+        return False
+
     def settle(self, sample: Callable[[torch.Tensor], object]) -> None:
         """Raises ModelLoadError where the device has no room for a cache."""
         size, least = self._cache.block_tokens, self._settings.least_tokens

@@ -35,8 +35,8 @@ class Program:
 
     def run(self) -> None:
         """Run what was noted, and forget it."""
-        pieces, held = self._pieces, self._held
-        self._pieces, self._held = [], []
+        pieces, _held = self._pieces, self._held  # until the end of this
+        self.drop()
         if not pieces:
             return
         thread_count = max(threads for _, _, threads in pieces) if barrier_address() else 1
@@ -44,7 +44,6 @@ class Program:
         numbers = [each for work, order, _ in pieces for each in (_address(work), ctypes.addressof(order))]
         program = (ctypes.c_int64 * (len(numbers) + _HEAD))(barrier, len(pieces), *numbers)
         run(_compile_sequence(), program, thread_count)
-        held.clear()
 
     def drop(self) -> None:
         """Forget what was noted."""

@@ -96,6 +96,19 @@ def packed_differences(expected: PlainLogits, compute: Computes) -> list[float]:
     return differences
 
 
+def bits_are_kept(expected: PlainLogits, compute: Computes) -> bool:
+    """Whether a prompt and a single token have the same logits, to the bit, alone and beside others."""
+    texts = {slot: ids for slot, ids in enumerate(expected.token_ids) if len(ids) > 1}
+    lengths = {slot: len(ids) - 1 for slot, ids in texts.items()}
+    prompts = [Row(slot, 0, ids[:-1], True, 0) for slot, ids in texts.items()]
+    singles = [Row(slot, len(ids) - 1, ids[-1:], True, 0) for slot, ids in texts.items()]
+    return all(
+        torch.equal(compute([row], lengths)[0], logits)
+        for rows in (prompts, singles)
+        for row, logits in zip(rows, compute(rows, lengths).clone(), strict=True)
+    )
+
+
 def check_differences(differences: Sequence[float], dtype: torch.dtype, name: str) -> None:
     """Raises ModelLoadError if packed steps answer otherwise than the plain model did."""
     ordered = sorted(differences, key=lambda each: float("inf") if each != each else each)

@@ -75,6 +75,11 @@ class SlotSteps:
             self._filler_count = decode_filler_count
         self._last_layer = LastLayer(self._model, self._attention, self._filler_count)
 
+    def be_plain(self) -> bool:
+        was_plain = not self._attention.puts_off
+        self._attention.puts_off = False
+        return self._last_layer.give_back() or not was_plain
+
     def settle(self, sample: Callable[[torch.Tensor], object]) -> None:
         """It has its cache."""
 

@@ -26,11 +26,12 @@ _THREAD = threading.local()
 @contextmanager
 def putting_off(pieces: list[Piece]) -> Iterator[None]:
     """What this thread is asked to run is noted instead, in order."""
+    before = getattr(_THREAD, "later", None)
     _THREAD.later = pieces
     try:
         yield
     finally:
-        _THREAD.later = None
+        _THREAD.later = before
 
 
 def run(work: Work, order: Any, thread_count: int) -> None:

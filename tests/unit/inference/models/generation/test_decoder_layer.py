@@ -154,12 +154,32 @@ def test_a_step_that_fails_on_its_way_leaves_nothing_to_the_next(monkeypatch: py
 
 
 def test_memory_of_a_long_step_is_given_back() -> None:
+    """Nothing may follow it."""
     stack = LayerStack()
+    stack.count = 2
     sizes = LayerSizes(hidden=1024, heads=2048, head=64, head_count=16, key_head_count=8, gates=6144, gated=3072)
-    long = stack.rooms(4096, sizes)
-    assert stack.rooms(4096, sizes) is long
-    stack.rooms(8, sizes)
-    assert stack.memory_byte_count < 4 * 8 * sizes.numbers_of_a_token + 1
-    small = stack.memory_byte_count
-    stack.rooms(4, sizes)
-    assert stack.memory_byte_count == small
+    for count, kept in ((16, True), (4096, False), (8, True)):
+        for layer in range(2):
+            with stack.turn(layer, may_wait=False):
+                stack.rooms(count, sizes)
+            assert layer or stack.memory_byte_count
+        assert bool(stack.memory_byte_count) == kept
+
+
+def test_what_a_layer_takes_for_itself_reaches_it() -> None:
+    model = _packed("llama")
+    layer = model.model.layers[0]
+    own = layer.forward
+
+    def forward(hidden_states: torch.Tensor, residual_scale: float = 1.0, **named: Any) -> Any:
+        return own(hidden_states, **named) * residual_scale
+
+    layer.forward = forward
+    model.set_attn_implementation("sdpa")
+    features, angles = torch.randn(1, 5, 64), torch.randn(1, 5, 16)
+    named = {"position_embeddings": (angles.cos(), angles.sin()), "attention_mask": None}
+    with torch.inference_mode():
+        assert fuse_decoder_layers(model) == 2
+        expected = forward(features, 0.5, **named)
+        assert torch.equal(layer(features, residual_scale=0.5, **named), expected)
+        assert torch.allclose(layer(features, **named), 2 * expected, atol=1e-5)

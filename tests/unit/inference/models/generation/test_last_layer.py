@@ -1,5 +1,6 @@
 """Tokens whose logits nobody reads leave keys and values in the last layer, and are computed there no further."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,8 +9,8 @@ from inference_svc.models.generation_runner import PackedGenerationRunner
 from inference_svc.models.kv_cache import SlotCache
 from inference_svc.models.step_plan import QUERY_BLOCK, StepPlan, part_of_plan, plan_step
 from inference_svc.requests import OutputDetail
-from support.driving import generation
-from support.generation_models import build_model
+from support.driving import Driver, generation
+from support.generation_models import BEARS_NO_CUT, build_model
 
 torch.set_num_threads(1)
 
@@ -43,6 +44,36 @@ def test_a_prompt_that_is_scored_is_computed_whole() -> None:
     runner.open(0, generation(_PROMPT, 4, detail=OutputDetail(prompt_logprobs=True)))
     runner.step([Row(0, 0, _PROMPT, True, 0)])
     assert counts == [len(_PROMPT)]
+
+
+@pytest.mark.parametrize("architecture", BEARS_NO_CUT)
+def test_a_model_that_does_not_bear_it_is_computed_whole(architecture: str) -> None:
+    runner = PackedGenerationRunner(build_model(architecture), slot_count=3, max_context_tokens=128)
+    plain = build_model(architecture, torch.float64)
+    with torch.inference_mode():
+        expected = plain.generate(torch.tensor([_PROMPT]), max_new_tokens=8)[0, len(_PROMPT) :].tolist()
+    asked = {"r": generation(_PROMPT, 8), "s": generation(_PROMPT[:9], 8)}
+    assert Driver(runner, chunk=30).run(asked)["r"].output_ids == expected
+
+
+def test_a_step_in_which_it_is_not_plain_what_to_cut_is_computed_whole() -> None:
+    """Something of another kind that happens to have as many rows as the step has tokens."""
+    model = build_model("gpt2")
+    last = model.transformer.h[-1]
+    own, other = last.forward, torch.ones(1, 23)
+
+    def forward(hidden: torch.Tensor, *rest: object, other: torch.Tensor | None = None, **named: object) -> object:
+        assert other is None or other.shape == (1, 23)
+        return own(hidden, *rest, **named)
+
+    last.forward = forward
+    last.register_forward_pre_hook(lambda _, rest, named: (rest, {**named, "other": other}), with_kwargs=True)
+    runner = PackedGenerationRunner(model, slot_count=3, max_context_tokens=128)
+    counts = _rows_of_last_layer(model)
+    for slot, length in enumerate((40, 23)):
+        runner.open(slot, generation(_PROMPT[:length], 4))
+        runner.step([Row(slot, 0, _PROMPT[:length], True, 0)])
+    assert counts == [1, 23]
 
 
 _A_ROW = st.tuples(st.integers(0, 150), st.integers(1, 150), st.integers(1, 200))

@@ -70,6 +70,12 @@ def test_numbers_do_not_depend_on_the_number_of_threads() -> None:
     assert found[1] == found[2] == found[0]
 
 
+def test_a_model_whose_own_operators_keep_no_bits_makes_no_promise() -> None:
+    torch.set_num_threads(1)
+    runner = PackedGenerationRunner(build_model("modernbert_decoder"), slot_count=3, max_context_tokens=64)
+    assert not runner.batch_invariant
+
+
 def test_experts_make_no_promise_of_equal_bits() -> None:
     torch.set_num_threads(1)
     runner = PackedGenerationRunner(build_model("mixtral"), slot_count=2, max_context_tokens=64)

@@ -24,7 +24,6 @@ from inference_svc.models.fused_layers import gates_of, norm_of
 from inference_svc.models.orders import address_of
 from inference_svc.models.panel_linear import PanelLinear, Panels
 from inference_svc.models.programs import Program
-from inference_svc.models.torch_threads import barrier_address
 
 _log = logging.getLogger(__name__)
 
@@ -275,7 +274,7 @@ def fuse_decoder_layers(model: PreTrainedModel) -> int:
             stack.count += _fuse(layer, parts, stack)
     finally:
         model.set_attn_implementation(own_attention)
-    stack.is_whole = stack.count == model.config.get_text_config().num_hidden_layers and barrier_address() != 0
+    stack.is_whole = stack.count == model.config.get_text_config().num_hidden_layers
     return stack.count
 
 

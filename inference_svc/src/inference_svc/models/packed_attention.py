@@ -19,6 +19,7 @@ class PackedAttention:
     def __init__(self, cache: SlotCache, dtype: torch.dtype, device: torch.device) -> None:
         self._cache = cache
         self.puts_off = True
+        """Whether work may wait, where a step allows it."""
         self._device = device
         self._masks = AttentionMasks(cache.capacity, dtype, device)
         self._tokens = TokenAttention.where_possible(dtype, device)

@@ -1,5 +1,6 @@
 """Pieces of compiled work run one behind the other in one go: threads wait for each other between them, not for
-Python."""
+Python, and only for those that are at work. One that the system keeps from its processor holds up nobody but in the
+part of a piece that it has begun: when it comes, it passes what is done."""
 
 import ctypes
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,8 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from inference_svc.models.compiled import compile_work
-from inference_svc.models.torch_threads import Piece, Work, barrier_address, putting_off, run
+from inference_svc.models.compiled import compile_work, take
+from inference_svc.models.torch_threads import Piece, Work, putting_off, run
 
 
 class Program:
@@ -39,10 +40,9 @@ class Program:
         self.drop()
         if not pieces:
             return
-        thread_count = max(threads for _, _, threads in pieces) if barrier_address() else 1
-        barrier = barrier_address() if thread_count > 1 else 0
+        thread_count = max(threads for _, _, threads in pieces)
         numbers = [each for work, order, _ in pieces for each in (_address(work), ctypes.addressof(order))]
-        program = (ctypes.c_int64 * (len(numbers) + _HEAD))(barrier, len(pieces), *numbers)
+        program = (ctypes.c_int64 * (_HEAD + 3 * len(pieces)))(len(pieces), _yield_address(), *numbers)
         run(_compile_sequence(), program, thread_count)
 
     def drop(self) -> None:
@@ -51,7 +51,8 @@ class Program:
 
 
 _HEAD = 2
-_SIZE = ir.IntType(64)
+_LOOKS = 20_000  # some 50 us, before one that waits lets others have its processor
+_SIZE, _SIZE_BYTES = ir.IntType(64), 8
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -66,20 +67,43 @@ def _call(typing_context: Any, function: Any, argument: Any) -> Any:
     return types.void(types.intp, types.intp), generate
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _read(typing_context: Any, counter: Any) -> Any:
+    """The number at an address that other threads add to."""
+
+    def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Sequence[ir.Value]) -> ir.Value:
+        return builder.load_atomic(builder.inttoptr(arguments[0], _SIZE.as_pointer()), "seq_cst", _SIZE_BYTES)
+
+    return types.intp(types.intp), generate
+
+
 def _sequence(numbers: Any) -> None:
-    """Every thread is in every piece, and waits for the others before the next."""
+    """Any number of threads may be in it at once. A piece is done when a thread has found no part of it left, and
+    nobody is in it: who comes later finds none either."""
     head = carray(numbers, (_HEAD,), np.intp)
-    barrier, count = head[0], head[1]
-    pieces = carray(numbers, (_HEAD + 2 * count,), np.intp)
+    count, give_way = head[0], head[1]
+    pieces = carray(numbers, (_HEAD + 3 * count,), np.intp)
+    present_at = pieces.ctypes.data + (_HEAD + 2 * count) * _SIZE_BYTES  # how many threads are in each piece
     for index in range(count):
-        if index > 0 and barrier != 0:
-            _call(barrier, 0)
+        take(present_at + index * _SIZE_BYTES, 1)
         _call(pieces[_HEAD + 2 * index], pieces[_HEAD + 2 * index + 1])
+        take(present_at + index * _SIZE_BYTES, -1)
+        looks = 0
+        while _read(present_at + index * _SIZE_BYTES) != 0:
+            looks += 1
+            if looks > _LOOKS:
+                _call(give_way, 0)
 
 
 @cache
 def _compile_sequence() -> Work:
     return compile_work(_sequence)
+
+
+@cache
+def _yield_address() -> int:
+    """Of the C library's sched_yield."""
+    return int(ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0)
 
 
 _known: dict[int, tuple[Work, int]] = {}  # by identity: functions of C have no hash

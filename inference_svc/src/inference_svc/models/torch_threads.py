@@ -68,13 +68,6 @@ def sharing() -> Callable[[Work, Any, int], None] | None:
 
 
 @cache
-def barrier_address() -> int:
-    """Of a function in which each of the threads that share work waits for the others. 0 where there is none."""
-    barrier = getattr(_runtime(), "GOMP_barrier", None)
-    return 0 if barrier is None else int(ctypes.cast(barrier, ctypes.c_void_p).value or 0)
-
-
-@cache
 def _runtime() -> ctypes.CDLL | None:
     """The library that torch's threads are of."""
     try:

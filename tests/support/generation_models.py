@@ -29,6 +29,15 @@ _LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+_SHARED_KEYS = {
+    **_HEADED,
+    "num_hidden_layers": 4,
+    "vocab_size_per_layer_input": 512,
+    "hidden_size_per_layer_input": 16,
+    "sliding_window": 12,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+}
 _GPT2 = dict(
     vocab_size=512, n_embd=64, n_layer=2, n_head=4, n_positions=640, bos_token_id=1, eos_token_id=None, pad_token_id=0
 )
@@ -69,13 +78,7 @@ BEARS_NO_CUT: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3n": (
         "gemma3n_text",
         {
-            **_HEADED,
-            "num_hidden_layers": 4,
-            "vocab_size_per_layer_input": 512,
-            "hidden_size_per_layer_input": 16,
-            "sliding_window": 12,
-            "layer_types": ["sliding_attention", "full_attention"] * 2,
-            "num_kv_shared_layers": 2,
+            **_SHARED_KEYS,
             "laurel_rank": 8,
             "activation_sparsity_pattern": [0.0] * 4,
             "intermediate_size": [96] * 4,
@@ -84,13 +87,7 @@ BEARS_NO_CUT: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma4": (
         "gemma4_text",
         {
-            **_HEADED,
-            "num_hidden_layers": 4,
-            "vocab_size_per_layer_input": 512,
-            "hidden_size_per_layer_input": 16,
-            "sliding_window": 12,
-            "layer_types": ["sliding_attention", "full_attention"] * 2,
-            "num_kv_shared_layers": 2,
+            **_SHARED_KEYS,
             "global_head_dim": 16,
             "num_global_key_value_heads": 2,
         },

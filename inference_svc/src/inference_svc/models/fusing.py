@@ -13,8 +13,8 @@ def fuse_layers(model: PreTrainedModel) -> int:
     if model.dtype != torch.float32 or sharing() is None:  # torch's operators are faster than loops on one thread
         return 0
     try:
-        from inference_svc.models.decoder_layer import fuse_decoder_layers
         from inference_svc.models.fused_layers import fuse_norms_and_gates, fuse_rotations
+        from inference_svc.models.usual_layers import fuse_decoder_layers
     except ImportError:  # no numba
         return 0
     with torch.inference_mode():

@@ -51,7 +51,7 @@ class Program:
 
 
 _HEAD = 2
-_LOOKS = 20_000  # some 50 us, before one that waits lets others have its processor
+_LOOKS = 20_000  # before one that waits lets others have its processor
 _SIZE, _SIZE_BYTES = ir.IntType(64), 8
 
 

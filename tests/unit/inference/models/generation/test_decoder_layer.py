@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 import torch
 from inference_svc.engine.runner import Row
-from inference_svc.models import prepacked
-from inference_svc.models.decoder_layer import LayerSizes, LayerStack, fuse_decoder_layers
+from inference_svc.models import prepacked, programs
+from inference_svc.models.decoder_layer import LayerSizes, LayerStack
 from inference_svc.models.generation_runner import PackedGenerationRunner
 from inference_svc.models.packed_attention import PackedAttention
 from inference_svc.models.panel_linear import PanelLinear
 from inference_svc.models.prepacked import prepack_linears
+from inference_svc.models.torch_threads import run
+from inference_svc.models.usual_layers import fuse_decoder_layers
 from support.driving import Driver, generation
 from support.generation_models import build_model
 from torch import nn
@@ -131,6 +133,19 @@ def test_a_step_in_one_program_is_that_of_layers_in_turn_to_the_bit(
         {name: [(t.token_id, t.logprob) for t in one.told] for name, one in run.items()} for run in (together, in_turn)
     ]
     assert told[0] == told[1]
+
+
+def test_a_step_of_single_tokens_is_one_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, prompt = _runner(), tuple(range(5, 30))
+    runner.open(0, generation(prompt, 9))
+    sizes: list[int] = []
+    monkeypatch.setattr(
+        programs, "run", lambda work, order, threads: (sizes.append(order[0]), run(work, order, threads))
+    )
+    runner.step([Row(0, 0, prompt, True, 0)])
+    assert sizes == []
+    runner.step([Row(0, len(prompt), (7,), True, 1)])
+    assert sizes == [2 * (9 + 1)]  # of two layers, the passes and attention
 
 
 def test_a_step_that_fails_on_its_way_leaves_nothing_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,13 @@
 """Pieces of work that are noted, and run one behind the other by several threads."""
 
+from typing import Any
+
 import pytest
 import torch
+from inference_svc.models import programs
 from inference_svc.models.elementwise import Scale, add, normalise
 from inference_svc.models.programs import Program
+from inference_svc.models.torch_threads import Work
 from torch.nn.functional import rms_norm
 
 
@@ -29,6 +33,23 @@ def test_pieces_run_in_their_order_and_not_before(threads: int) -> None:
     again = found.clone()
     program.run()
     assert torch.equal(found, again)
+
+
+def test_a_thread_that_comes_late_passes_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One alone goes through all pieces without it, and it changes nothing any more."""
+    rows, program, found = torch.ones(64), Program(), []
+    with program.noting():
+        for _ in range(3):
+            add(rows.data_ptr(), rows.data_ptr(), 64)
+
+    def one_after_the_other(work: Work, order: Any, _: int) -> None:
+        for _ in range(2):
+            work(order)
+            found.append(rows.clone())
+
+    monkeypatch.setattr(programs, "run", one_after_the_other)
+    program.run()
+    assert [each.unique().tolist() for each in found] == [[8.0], [8.0]]
 
 
 def test_what_is_dropped_never_runs() -> None:

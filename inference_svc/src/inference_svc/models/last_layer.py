@@ -71,6 +71,7 @@ class LastLayer:
         is_asked = bool(self._attention.windows_seen)  # not so in a model that attends on its own, and is refused
         if self._unread is None or self._read is None or not is_asked:
             return self._own(*arguments, **named)
+        # What is cut is there: a step with unread tokens writes prompts, and in such a step nothing is put off.
         given = [_cut((arguments, named), self._token_count, part.index) for part in (self._unread, self._read)]
         (others, cuts), (wanted, _) = given
         self._usual_cuts = self._usual_cuts or cuts

@@ -16,6 +16,9 @@ from transformers import PreTrainedModel
 from inference_svc.models.packed_attention import NothingAttends, PackedAttention
 from inference_svc.models.step_plan import StepPlan, part_of_plan
 
+CATCH_UP = "seam_catch_up"
+"""Attribute of a layer's forward that may be given what is not computed yet: a function that has it computed."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
@@ -42,6 +45,7 @@ class LastLayer:
         self._layer = _last_layer(model)
         if self._layer is not None:
             self._own: Callable[..., Any] = self._layer.forward
+            self._catch_up: Callable[[], None] = getattr(self._own, CATCH_UP, lambda: None)
             self._layer.forward = self._forward
 
     def give_back(self) -> bool:
@@ -71,7 +75,7 @@ class LastLayer:
         is_asked = bool(self._attention.windows_seen)  # not so in a model that attends on its own, and is refused
         if self._unread is None or self._read is None or not is_asked:
             return self._own(*arguments, **named)
-        # What is cut is there: a step with unread tokens writes prompts, and in such a step nothing is put off.
+        self._catch_up()
         given = [_cut((arguments, named), self._token_count, part.index) for part in (self._unread, self._read)]
         (others, cuts), (wanted, _) = given
         self._usual_cuts = self._usual_cuts or cuts

@@ -5,6 +5,7 @@ import torch
 from inference_svc.models.attention_kernel import Scoring, weigh
 from inference_svc.models.attention_masks import AttentionMasks
 from inference_svc.models.kv_cache import KEY_BLOCK, SlotCache
+from inference_svc.models.prompt_attention import PromptAttention
 from inference_svc.models.step_plan import QUERY_BLOCK, DecodeGroup, PromptBlock, StepPlan
 from inference_svc.models.token_attention import TokenAttention
 
@@ -23,6 +24,7 @@ class PackedAttention:
         self._device = device
         self._masks = AttentionMasks(cache.capacity, dtype, device)
         self._tokens = TokenAttention.where_possible(dtype, device)
+        self._prompts = PromptAttention.where_possible(dtype, device)
         self._plan = StepPlan()
         self._decode_places = torch.empty(0, dtype=torch.long, device=device)
         self._decode_positions = self._decode_places
@@ -31,7 +33,7 @@ class PackedAttention:
 
     @property
     def may_wait(self) -> bool:
-        return self.puts_off and self._tokens is not None and not self._plan.writes
+        return self.puts_off and self._tokens is not None and (self._prompts is not None or not self._plan.writes)
 
     @property
     def reads_side_by_side(self) -> bool:
@@ -44,8 +46,9 @@ class PackedAttention:
         self._decode_places = torch.tensor(plan.decode_places, dtype=torch.long, device=self._device)
         self._decode_positions = positions[: len(plan.decode_places)]
         self._masks.begin(positions)
-        if self._tokens is not None:
-            self._tokens.begin(plan)
+        for compiled in (self._tokens, self._prompts):
+            if compiled is not None:
+                compiled.begin(plan)
 
     def attend(
         self,
@@ -61,8 +64,9 @@ class PackedAttention:
         self.windows_seen[layer] = window
         plan = self._plan
         keys, values = self._cache.layer(layer, key, value)
-        self._write(keys, key[0])
-        self._write(values, value[0])
+        if self._prompts is not None and not self._prompts.takes(keys.shape[3]):
+            self._prompts = None
+        self._keep(key[0], value[0], keys, values)
         if not plan.attends:
             raise NothingAttends
         _, heads, token_count, dimension = query.shape
@@ -70,11 +74,17 @@ class PackedAttention:
         output = (query.new_zeros if is_filled else query.new_empty)(token_count, heads, values.shape[-1])
         if self._tokens is not None:
             self._tokens.attend(query[0], key[0], value[0], keys, values, window, scoring, output)
-        if plan.blocks or self._tokens is None:
+        if self._prompts is not None:
+            self._prompts.attend(query[0], keys, values, window, scoring, output)
+        if self._attends_together:
             # (key heads, queries that share a key head, tokens, dimension)
             grouped = query[0].reshape(keys.shape[1], heads // keys.shape[1], token_count, dimension)
             self._attend_together(grouped, keys, values, window, scoring, output)
         return output.unsqueeze(0)
+
+    @property
+    def _attends_together(self) -> bool:
+        return self._tokens is None or (self._prompts is None and bool(self._plan.blocks))
 
     def _attend_together(
         self,
@@ -85,23 +95,29 @@ class PackedAttention:
         scoring: Scoring,
         output: torch.Tensor,
     ) -> None:
-        """What is not attended token by token."""
+        """What no compiled kernel attends."""
         for group in self._plan.groups if self._tokens is None else ():
             mask = self._masks.of_group(group, window)
             output[group.first : group.last] = _attend_group(grouped, keys, values, group, mask, scoring)
-        for block in self._plan.blocks:
+        for block in self._plan.blocks if self._prompts is None else ():
             first_key = _first_key(block, window)
             mask = self._masks.of_block(block, first_key, window)
             output[block.first : block.last] = _attend_block(grouped, keys, values, block, first_key, mask, scoring)
 
-    def _write(self, cached: torch.Tensor, new: torch.Tensor) -> None:
-        """`cached` `(places, heads, capacity, dimension)`, `new` `(heads, tokens, dimension)`."""
-        count = len(self._decode_places)
-        if count and self._tokens is None:  # which writes its own
-            cached[self._decode_places, :, self._decode_positions] = new[:, :count].transpose(0, 1)
+    def _keep(self, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """`key` and `value` `(heads, tokens, dimension)`, `keys` and `values` `(places, heads, capacity, dimension)`.
+        Compiled attention of single tokens keeps their own."""
+        count = len(self._decode_places) if self._tokens is None else 0
+        if count:
+            keys[self._decode_places, :, self._decode_positions] = key[:, :count].transpose(0, 1)
+            values[self._decode_places, :, self._decode_positions] = value[:, :count].transpose(0, 1)
+        if self._prompts is not None:
+            self._prompts.keep(key, value, keys, values)
+            return
         for span in self._plan.writes:
             end = span.start + span.last - span.first
-            cached[span.place, :, span.start : end] = new[:, span.first : span.last]
+            keys[span.place, :, span.start : end] = key[:, span.first : span.last]
+            values[span.place, :, span.start : end] = value[:, span.first : span.last]
 
 
 def _attend_group(

@@ -89,7 +89,8 @@ class _Kernel:
     """The compiled work, and how it is parted."""
 
     def __init__(self) -> None:
-        from inference_svc.models.panel_kernel import INPUTS_AT_ONCE, ORDER_SIZE, PANEL, compile_product
+        from inference_svc.models.panel_kernel import ORDER_SIZE, compile_product
+        from inference_svc.models.tile_kernel import INPUTS_AT_ONCE, PANEL
 
         if sharing() is None:
             raise RuntimeError("torch's threads are not of a known library")

@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from inference_svc.models.onednn_linear import OneDnnLinear
 from inference_svc.models.packed_linear import PackedLinear
 from inference_svc.models.panel_linear import PanelLinear
+from inference_svc.models.processor import has_narrow_vectors
 
 
 def kinds_here() -> tuple[type[PackedLinear], ...]:
@@ -20,8 +21,7 @@ def kinds_here() -> tuple[type[PackedLinear], ...]:
     to twice as long as with the panels' kernel (`python -m load.products`). With AVX-512 it was measured at what memory
     and processor allow, and stays alone.
     """
-    has_narrow_vectors = torch.backends.cpu.get_cpu_capability() == "AVX2"
-    return (PanelLinear, OneDnnLinear) if has_narrow_vectors else (OneDnnLinear,)
+    return (PanelLinear, OneDnnLinear) if has_narrow_vectors() else (OneDnnLinear,)
 
 
 def own_weights(model: PreTrainedModel) -> None:

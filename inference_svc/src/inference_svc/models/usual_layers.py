@@ -18,6 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from inference_svc.models.attention_interface import may_wait
 from inference_svc.models.decoder_layer import DecoderPasses, LayerParts, LayerStack
 from inference_svc.models.fused_layers import gates_of, norm_of
+from inference_svc.models.last_layer import CATCH_UP
 from inference_svc.models.panel_linear import PanelLinear
 
 _log = logging.getLogger(__name__)
@@ -139,6 +140,7 @@ def _forward(
             stack.hold(hidden, cosines, sines)
             return passes(hidden, cosines, sines, attended)
 
+    setattr(forward, CATCH_UP, stack.catch_up)
     return forward
 
 

@@ -22,6 +22,9 @@ LINE_BYTES = 64
 LOOPS: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy", "nogil": True}
 """How loops over numbers are compiled: sums in any order, but the same at every call."""
 
+MAXIMA: dict[str, Any] = {**LOOPS, "fastmath": {*LOOPS["fastmath"], "nnan"}}
+"""How loops for the largest of numbers are: a NaN among them may be passed over, and is told by its exponential."""
+
 _SIZE, _BYTE, _COUNT = ir.IntType(64), ir.IntType(8), ir.IntType(32)
 
 
@@ -98,6 +101,13 @@ def exponential(x: Any) -> Any:
     series = series * rest + np.float32(5.0000001201e-1)
     scale = float_of_bits(np.int32((np.int32(power) + np.int32(127)) << np.int32(23)))
     return (series * rest * rest + rest + np.float32(1.0)) * scale
+
+
+@njit(inline="always", **LOOPS)  # type: ignore[untyped-decorator]
+def capped(score: Any, softcap: Any) -> Any:
+    """`softcap` times the hyperbolic tangent of the score's share of it."""
+    one, two = np.float32(1.0), np.float32(2.0)
+    return softcap * (one - two / (exponential(two * score / softcap) + one))
 
 
 def compile_work(function: Callable[..., None]) -> Work:

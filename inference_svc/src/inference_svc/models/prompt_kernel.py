@@ -10,20 +10,30 @@ any chunks and on any number of threads.
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import carray, njit
 
-from inference_svc.models.compiled import LOOPS, compile_work, exponential, float_of_bits, floats, sizes, take
+from inference_svc.models.compiled import (
+    LOOPS,
+    MAXIMA,
+    capped,
+    compile_work,
+    exponential,
+    float_of_bits,
+    floats,
+    sizes,
+    take,
+)
 from inference_svc.models.tile_kernel import FLOAT_BYTES, INPUTS_AT_ONCE, PANEL, tile
 from inference_svc.models.torch_threads import Work
 
-_KEYS = 64  # positions at once
-_zero, _one, _two = np.float32(0.0), np.float32(1.0), np.float32(2.0)
-_NOTHING = np.float32(-np.inf)
-_LEAST = np.float32(np.finfo(np.float32).min)
-_VANISHING = np.float32(-87.0)
+_KEYS = 64  # positions at once: sums are parted there
+_zero, _one = np.float32(0.0), np.float32(1.0)
+_HIDDEN = np.float32(-np.inf)  # the score of what is not seen
+_LEAST = np.float32(np.finfo(np.float32).min)  # the largest score of nothing: a difference to it is a number
+_VANISHING = np.float32(-87.0)  # scores so far below the largest weigh 0
 
 _one_key, _two_keys, _three_keys = (tile(rows, adds=False) for rows in (1, 2, 3))
 _one_column, _two_columns, _three_columns = (tile(rows, input_step=PANEL) for rows in (1, 2, 3))
@@ -70,8 +80,7 @@ def _add_values(panel: Any, weights: Any, count: Any, columns: Any, sums: Any, s
 def _cap(scores: Any, softcap: Any) -> None:
     for key in range(len(scores)):
         for column in range(PANEL):
-            raised = exponential(_two * scores[key, column] / softcap)
-            scores[key, column] = softcap * (_one - _two / (raised + _one))
+            scores[key, column] = capped(scores[key, column], softcap)
 
 
 @njit(**LOOPS)  # type: ignore[untyped-decorator]
@@ -81,11 +90,12 @@ def _hide(scores: Any, first: Any, positions: Any, window: Any) -> None:
         for column in range(PANEL):
             distance = positions[column] - np.int32(first + key)
             if distance < 0 or distance >= window:
-                scores[key, column] = _NOTHING
+                scores[key, column] = _HIDDEN
 
 
-@njit(**{**LOOPS, "fastmath": {"reassoc", "contract", "nsz", "arcp", "nnan"}})  # type: ignore[untyped-decorator]
+@njit(**MAXIMA)  # type: ignore[untyped-decorator]
 def _raise(largest: Any, scores: Any) -> None:
+    """The largest of each column so far, and of scores `(positions, PANEL)`."""
     for key in range(0, len(scores), INPUTS_AT_ONCE):
         for column in range(PANEL):
             one = max(scores[key, column], scores[key + 1, column])
@@ -95,7 +105,7 @@ def _raise(largest: Any, scores: Any) -> None:
 
 @njit(**LOOPS)  # type: ignore[untyped-decorator]
 def _weigh(scores: Any, largest: Any, totals: Any) -> None:
-    """Scores become weights, which are added to the totals."""
+    """Scores become weights, which are added to the totals; what is hidden weighs nothing, and not nearly nothing."""
     for key in range(0, len(scores), INPUTS_AT_ONCE):
         for column in range(PANEL):
             total = _zero
@@ -107,6 +117,112 @@ def _weigh(scores: Any, largest: Any, totals: Any) -> None:
             totals[column] += total
 
 
+class _Scratch(NamedTuple):
+    """What one thread works in: of a block's panels, and of 64 positions."""
+
+    queries: Any
+    """`(panels, size, PANEL)`, scaled."""
+    positions: Any
+    """`(panels, PANEL)`: of each column's token."""
+    largest: Any
+    totals: Any
+    """`(panels, PANEL)`: the largest product so far, and the sum of weights."""
+    sums: Any
+    """`(panels, PANEL, value size)`, the last filled up to whole panels: of values times weights."""
+    scores: Any
+    """`(positions, PANEL)`: products, then weights."""
+    factors: Any
+    """`(PANEL)`: what the sums so far are scaled by."""
+    values: Any
+    """`(panels of values, positions, PANEL)`."""
+
+
+@njit(**LOOPS)  # type: ignore[untyped-decorator]
+def _scratch(row_count: Any, size: Any, value_size: Any) -> Any:
+    """For blocks of so many rows, which are heads of tokens."""
+    panels, value_panels = -(-row_count // PANEL), -(-value_size // PANEL)
+    return _Scratch(
+        np.empty((panels, size, PANEL), np.float32),
+        np.empty((panels, PANEL), np.int32),
+        np.empty((panels, PANEL), np.float32),
+        np.empty((panels, PANEL), np.float32),
+        np.empty((panels, PANEL, value_panels * PANEL), np.float32),
+        np.empty((_KEYS, PANEL), np.float32),
+        np.empty(PANEL, np.float32),
+        np.zeros((value_panels, _KEYS, PANEL), np.float32),
+    )
+
+
+@njit(**LOOPS)  # type: ignore[untyped-decorator]
+def _take_queries(query: Any, first_position: Any, scale: Any, sinks: Any, scratch: Any) -> None:
+    """`query` `(tokens, heads, size)`; of columns that are left over in the last panel there is a query of zeros."""
+    tokens, heads, size = query.shape
+    row_count = tokens * heads
+    for panel in range(-(-row_count // PANEL)):
+        queries = scratch.queries[panel]
+        for column in range(PANEL):
+            row = panel * PANEL + column
+            token, head = min(row // heads, tokens - 1), row % heads
+            scratch.positions[panel, column] = first_position + token
+            scratch.largest[panel, column] = sinks[head] if len(sinks) else _LEAST
+            scratch.totals[panel, column] = _one if len(sinks) else _zero
+            factor = scale if row < row_count else _zero
+            for index in range(size):
+                queries[index, column] = query[token, head, index] * factor
+            for index in range(scratch.sums.shape[2]):
+                scratch.sums[panel, column, index] = _zero
+
+
+@njit(**LOOPS)  # type: ignore[untyped-decorator]
+def _take_values(values: Any, count: Any, panels: Any) -> None:
+    """The first of `values` `(positions, size)`."""
+    for part in range(len(panels)):
+        left = min(PANEL, values.shape[1] - part * PANEL)
+        for position in range(count):
+            for column in range(left):
+                panels[part, position, column] = values[position, part * PANEL + column]
+
+
+@njit(**LOOPS)  # type: ignore[untyped-decorator]
+def _attend_panel(
+    scratch: Any, panel: Any, row_count: Any, keys: Any, first: Any, count: Any, window: Any, softcap: Any
+) -> None:
+    """Of the panel's first rows, what `count` positions from `first` on add."""
+    positions, largest, totals, sums = (
+        scratch.positions[panel],
+        scratch.largest[panel],
+        scratch.totals[panel],
+        scratch.sums[panel],
+    )
+    size, stride = keys.shape[1], sums.shape[1]
+    scores_at = scratch.scores.ctypes.data
+    _multiply_keys(scratch.queries[panel].ctypes.data, keys[first:].ctypes.data, count, size, scores_at)
+    rounded = -(-count // INPUTS_AT_ONCE) * INPUTS_AT_ONCE
+    for key in range(count, rounded):
+        for column in range(PANEL):
+            scratch.scores[key, column] = _HIDDEN
+    scores = scratch.scores[:rounded]
+    if softcap:
+        _cap(scores, softcap)
+    if positions[0] < first + count - 1 or first <= positions[PANEL - 1] - window:
+        _hide(scores, first, positions, window)
+    for column in range(PANEL):
+        scratch.factors[column] = largest[column]
+    _raise(largest, scores)
+    for column in range(PANEL):
+        fallen = scratch.factors[column] - largest[column]
+        scratch.factors[column] = _zero if fallen < _VANISHING else exponential(fallen)
+        totals[column] *= scratch.factors[column]
+    _weigh(scores, largest, totals)
+    for row in range(row_count):
+        if scratch.factors[row] != _one:
+            for index in range(stride):
+                sums[row, index] *= scratch.factors[row]
+    for part in range(len(scratch.values)):
+        into = sums.ctypes.data + part * PANEL * FLOAT_BYTES
+        _add_values(scratch.values[part].ctypes.data, scores_at, rounded, row_count, into, stride)
+
+
 @njit(**LOOPS)  # type: ignore[untyped-decorator]
 def _attend_block(
     query: Any,
@@ -114,81 +230,31 @@ def _attend_block(
     keys: Any,
     values: Any,
     first_position: Any,
-    first_head: Any,
-    shared_by: Any,
     window: Any,
     scale: Any,
     softcap: Any,
     sinks: Any,
+    scratch: Any,
 ) -> None:
-    """`query` `(tokens, heads, size)` of positions `first_position` and up, of whose heads `shared_by` from
-    `first_head` on see `keys` and `values` `(positions, size)`; `output` like `query`."""
-    row_count = len(query) * shared_by
-    panel_count = -(-row_count // PANEL)
-    size, value_size = keys.shape[1], values.shape[1]
-    value_panels = -(-value_size // PANEL)
-    stride = value_panels * PANEL
-    queries = np.zeros((panel_count, size, PANEL), np.float32)
-    sums = np.zeros((panel_count * PANEL, stride), np.float32)
-    largest = np.full((panel_count, PANEL), _LEAST, np.float32)
-    totals = np.zeros((panel_count, PANEL), np.float32)
-    positions = np.full((panel_count, PANEL), first_position + len(query) - 1, np.int32)
-    scores = np.empty((_KEYS, PANEL), np.float32)
-    before = np.empty(PANEL, np.float32)
-    columns = np.zeros((value_panels, _KEYS, PANEL), np.float32)
+    """`query` and `output` `(tokens, heads that share keys, size)`, of positions `first_position` and up, `keys` and
+    `values` `(positions, size)`. `softcap` 0 is none, as are empty `sinks`."""
+    tokens, heads = query.shape[0], query.shape[1]
+    row_count, end = tokens * heads, first_position + tokens
+    _take_queries(query, first_position, scale, sinks, scratch)
+    for first in range(max(0, first_position + 1 - window) // _KEYS * _KEYS, end, _KEYS):
+        rounded = -(-(end - first) // INPUTS_AT_ONCE) * INPUTS_AT_ONCE
+        _take_values(values[first:], min(_KEYS, rounded), scratch.values)
+        for panel in range(-(-row_count // PANEL)):
+            least, most = scratch.positions[panel, 0], scratch.positions[panel, PANEL - 1]
+            count = min(_KEYS, most + 1 - first)
+            if count > 0 and first + count > least + 1 - window:
+                rows = min(PANEL, row_count - panel * PANEL)
+                _attend_panel(scratch, panel, rows, keys, first, count, window, softcap)
     for row in range(row_count):
         panel, column = row // PANEL, row % PANEL
-        token, head = row // shared_by, first_head + row % shared_by
-        positions[panel, column] = first_position + token
-        for index in range(size):
-            queries[panel, index, column] = query[token, head, index] * scale
-        if len(sinks):
-            largest[panel, column], totals[panel, column] = sinks[head], _one
-    end = first_position + len(query)
-    seen = max(0, first_position + 1 - window) // _KEYS * _KEYS
-    for first in range(seen, end, _KEYS):
-        whole = min(_KEYS, -(-(end - first) // INPUTS_AT_ONCE) * INPUTS_AT_ONCE)
-        for part in range(value_panels):
-            left = min(PANEL, value_size - part * PANEL)
-            for key in range(whole):
-                for column in range(left):
-                    columns[part, key, column] = values[first + key, part * PANEL + column]
-        for panel in range(panel_count):
-            least, most = positions[panel, 0], positions[panel, PANEL - 1]
-            count = min(_KEYS, most + 1 - first)
-            if count <= 0 or first + count <= least + 1 - window:
-                continue
-            _multiply_keys(queries[panel].ctypes.data, keys[first:].ctypes.data, count, size, scores.ctypes.data)
-            rounded = -(-count // INPUTS_AT_ONCE) * INPUTS_AT_ONCE
-            for key in range(count, rounded):
-                for column in range(PANEL):
-                    scores[key, column] = _NOTHING
-            of_block = scores[:rounded]
-            if softcap:
-                _cap(of_block, softcap)
-            if least < first + count - 1 or first <= most - window:
-                _hide(of_block, first, positions[panel], window)
-            for column in range(PANEL):
-                before[column] = largest[panel, column]
-            _raise(largest[panel], of_block)
-            for column in range(PANEL):
-                fallen = before[column] - largest[panel, column]
-                before[column] = _zero if fallen < _VANISHING else exponential(fallen)
-                totals[panel, column] *= before[column]
-            _weigh(of_block, largest[panel], totals[panel])
-            rows = min(PANEL, row_count - panel * PANEL)
-            for column in range(rows):
-                if before[column] != _one:
-                    for index in range(stride):
-                        sums[panel * PANEL + column, index] *= before[column]
-            for part in range(value_panels):
-                into = sums[panel * PANEL, part * PANEL :].ctypes.data
-                _add_values(columns[part].ctypes.data, scores.ctypes.data, rounded, rows, into, stride)
-    for row in range(row_count):
-        token, head = row // shared_by, first_head + row % shared_by
-        share = _one / totals[row // PANEL, row % PANEL]
-        for index in range(value_size):
-            output[token, head, index] = sums[row, index] * share
+        share = _one / scratch.totals[panel, column]
+        for index in range(values.shape[1]):
+            output[row // heads, row % heads, index] = scratch.sums[panel, column, index] * share
 
 
 BLOCK_SIZE = 4
@@ -209,25 +275,30 @@ def _attend(numbers: Any) -> None:
     keys = carray(floats(keys_at), (place_count, key_heads, capacity, key_size))
     values = carray(floats(values_at), (place_count, key_heads, capacity, value_size))
     blocks = carray(sizes(blocks_at), (block_count, BLOCK_SIZE))
+    sinks = carray(floats(sinks_at), sink_count)
     shared_by = heads // key_heads
+    longest = 0
+    for block in range(block_count):
+        longest = max(longest, blocks[block, 1])
+    scratch = _scratch(longest * shared_by, key_size, value_size)
     while True:
         part = take(order.ctypes.data, 1)
         if part >= block_count * key_heads:
             return
         first, count, place, position = blocks[part // key_heads]
         key_head = part % key_heads
+        sharing = slice(key_head * shared_by, (key_head + 1) * shared_by)
         _attend_block(
-            query[first : first + count],
-            output[first : first + count],
+            query[first : first + count, sharing],
+            output[first : first + count, sharing],
             keys[place, key_head],
             values[place, key_head],
             position,
-            key_head * shared_by,
-            shared_by,
             window,
             float_of_bits(np.int32(scale_bits)),
             float_of_bits(np.int32(softcap_bits)),
-            carray(floats(sinks_at), sink_count),
+            sinks[sharing],
+            scratch,
         )
 
 

@@ -15,6 +15,8 @@ from numba.extending import overload
 from inference_svc.models.compiled import (
     LINE_BYTES,
     LOOPS,
+    MAXIMA,
+    capped,
     compile_work,
     exponential,
     float_of_bits,
@@ -26,10 +28,9 @@ from inference_svc.models.compiled import (
 )
 from inference_svc.models.torch_threads import Work
 
-_zero, _one, _two = np.float32(0.0), np.float32(1.0), np.float32(2.0)
+_zero, _one = np.float32(0.0), np.float32(1.0)
 _AHEAD = 16
 """Positions between what is read and what is asked for."""
-_MAXIMUM = {**LOOPS, "fastmath": {"reassoc", "contract", "nsz", "arcp", "nnan"}}  # a NaN is told by the exponentials
 
 
 def _number(cached: Any) -> Any:
@@ -87,10 +88,10 @@ def _score(weights: Any, query: Any, keys: Any, first: Any, end: Any, scale: Any
 @njit(**LOOPS)  # type: ignore[untyped-decorator]
 def _cap(scores: Any, softcap: Any) -> None:
     for index in range(len(scores)):
-        scores[index] = softcap * (_one - _two / (exponential(_two * scores[index] / softcap) + _one))
+        scores[index] = capped(scores[index], softcap)
 
 
-@njit(**_MAXIMUM)  # type: ignore[untyped-decorator]
+@njit(**MAXIMA)  # type: ignore[untyped-decorator]
 def _largest(scores: Any) -> Any:
     found = scores[0]
     for index in range(1, len(scores)):

@@ -15,6 +15,8 @@ from inference_svc.models.kv_cache import SlotCache
 from inference_svc.models.prompt_attention import PromptAttention
 from inference_svc.models.step_plan import StepPlan, plan_step
 
+torch.set_num_threads(1)
+
 _PLACES, _CAPACITY = 4, 512
 
 

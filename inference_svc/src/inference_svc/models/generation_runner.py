@@ -10,7 +10,7 @@ from inference_svc.engine.runner import Row, SampledToken
 from inference_svc.errors import ModelLoadError
 from inference_svc.models.block_pool import PrefixCounts
 from inference_svc.models.device_faults import device_faults_named
-from inference_svc.models.fusing import fuse_layers
+from inference_svc.models.fusing import Fused, fuse_layers
 from inference_svc.models.packed_steps import PackedSteps
 from inference_svc.models.paged_steps import PagedSettings, PagedSteps
 from inference_svc.models.prefix_store import PrefixSettings
@@ -68,9 +68,9 @@ class PackedGenerationRunner:
             own_weights(model)
             model.set_attn_implementation("eager")  # the definition: others may leave out a softcap
             expected = plain_logits(model, max_context_tokens)
+            self._packed_count, self._fused = 0, Fused()
             if prepack and self._device.type == "cpu":
-                prepack_linears(model)
-                fuse_layers(model)
+                self._packed_count, self._fused = prepack_linears(model), fuse_layers(model)
             self._steps.bind()
             try:
                 self._check(expected)
@@ -118,6 +118,20 @@ class PackedGenerationRunner:
 
     def _last_logits(self, rows: Sequence[Row], prompt_lengths: Mapping[int, int]) -> torch.Tensor:
         return self._steps.forward([end - 1 for end in self._steps.lay(rows, prompt_lengths)])
+
+    @property
+    def way(self) -> str:
+        """How answers are computed here, for people: what a slow model lacks is seen at its start."""
+        parts = []
+        if self._packed_count:
+            layers = self._model.config.get_text_config().num_hidden_layers
+            parts = [
+                f"{self._packed_count} linear layers packed",
+                f"{self._fused.norms_and_gates} norms and gates in one pass",
+                f"{self._fused.layers} of {layers} decoder layers in few",
+            ]
+        bits = "the same bits in any batch" if self._batch_invariant else "last bits depend on the batch"
+        return ", ".join([*parts, bits])
 
     @property
     def slot_count(self) -> int:

@@ -80,6 +80,7 @@ def _load_generation(spec: ModelSpec, folder: Path, tell: Callable[[str], None])
     tokenizer = FastTokenizer(wrapper, end_token_ids=_end_token_ids(model, wrapper), has_type_ids=False, prompts={})
     with quiet():
         runner = _generation_runner(spec, config, placement, model)
+    tell(f"how it is computed: {runner.way}")
     limits = ModelLimits(runner.max_context_tokens, runner.max_context_tokens, 1, _MAX_TEXT_BYTES)
     info = _info(spec, config, model, placement, limits)
     grammars = _grammars(tokenizer, info.vocabulary_size, tell)

@@ -9,7 +9,7 @@ import torch
 from inference_svc.models import elementwise
 from inference_svc.models.elementwise_kernel import compile_gate, compile_norm, compile_placing
 from inference_svc.models.fused_layers import OnePassGates, OnePassNorm, fuse_norms_and_gates, fuse_rotations
-from inference_svc.models.fusing import fuse_layers
+from inference_svc.models.fusing import Fused, fuse_layers
 from inference_svc.models.torch_threads import Work, run
 from support.generation_models import build_model
 from torch import nn
@@ -198,8 +198,8 @@ class _MeanLess(nn.Module):
 
 def test_other_number_types_stay() -> None:
     model = build_model("llama", torch.bfloat16)
-    assert fuse_layers(model) == 0
+    assert fuse_layers(model) == Fused()
 
 
 def test_a_model_is_fused_as_a_whole() -> None:
-    assert fuse_layers(build_model("llama")) == 5 + 2 + 2  # norms, gated layers, attention layers
+    assert fuse_layers(build_model("llama")) == Fused(norms_and_gates=5 + 2, rotations=2)

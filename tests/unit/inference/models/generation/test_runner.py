@@ -113,3 +113,11 @@ def test_weights_are_copied_out_of_where_they_were_loaded() -> None:
     kept = {parameter.data_ptr() for parameter in model.parameters()}
     assert kept
     assert not kept & {weight.data_ptr() for weight in loaded}
+
+
+def test_how_a_model_is_computed_is_told() -> None:
+    runner = _runner()
+    bits = "the same bits in any batch" if runner.batch_invariant else "last bits depend on the batch"
+    assert runner.way.startswith("15 linear layers packed, ")
+    assert runner.way.endswith(f" of 2 decoder layers in few, {bits}")
+    assert "packed" not in _runner(prepack=False).way

@@ -56,15 +56,15 @@ def environment() -> dict[str, str]:
     return os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
 
 
+WORKERS = str(min(8, os.cpu_count() or 1))
 UNITS = "tests/unit"
-REST = ("pytest", "tests", f"--ignore={UNITS}", "--durations=30")
-
-
-def units() -> str | None:
-    """Workers share out single tests; each computes with one thread."""
-    workers = str(min(8, os.cpu_count() or 1))
-    one_thread = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
-    return shown("pytest", UNITS, "-n", workers, "--dist", "worksteal", **one_thread)()
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
+SIDE_BY_SIDE = [
+    f"tests/integration/{room}"  # the slowest first
+    for room in ("local/test_seam_up.py", "local", "recording", "deploy", "client", "business", "checks")
+]
+"""Real servers whose tests ask what they do and not how soon: most of the time they start."""
+ALONE = [f"--ignore={path}" for path in (UNITS, *SIDE_BY_SIDE)]
 
 
 STEPS = [
@@ -79,8 +79,24 @@ STEPS = [
     Step("stubs", "the stubs are what the contracts generate", lambda: contracts.stale(environment())),
     Step("oldest", "the stubs load on the oldest protobuf and grpcio", lambda: contracts.refused_by_oldest()),
     Step("deploy-tools", "what deploy/ is checked with is there", command(sys.executable, "tools/deploy_tools.py")),
-    Step("units", "pytest, a worker a core", units, streams=True),
-    Step("tests", "pytest, the rest: real servers, each with the machine to itself", shown(*REST), streams=True),
+    Step(
+        "units",
+        "pytest, a worker a core that computes with one thread",
+        shown("pytest", UNITS, "-n", WORKERS, "--dist", "worksteal", **ONE_THREAD),
+        streams=True,
+    ),
+    Step(
+        "servers",
+        "pytest, what real servers do: a worker a core, a file at a time",
+        shown("pytest", *SIDE_BY_SIDE, "-n", WORKERS, "--dist", "loadfile", "--no-loadscope-reorder"),
+        streams=True,
+    ),
+    Step(
+        "tests",
+        "pytest, the rest: real servers, each with the machine to itself",
+        shown("pytest", "tests", *ALONE, "--durations=30"),
+        streams=True,
+    ),
 ]
 
 

@@ -47,9 +47,10 @@ SHORT_PROMPT = 24
 CONTEXT = 4608
 WHOLE = 2 * CONTEXT  # a step budget that cuts nothing
 DEFAULT = 512  # the engine's own budget of a step on a CPU
-WAYS: dict[str, tuple[int, int | None]] = {  # step token budget, prompt tokens beside running answers
-    "no chunks": (WHOLE, None),
-    "chunks of a step's budget (512)": (DEFAULT, None),
+WAYS: dict[str, tuple[int, int]] = {  # step token budget, prompt tokens beside running answers
+    "no chunks": (WHOLE, WHOLE),
+    "chunks of a step's budget (512)": (DEFAULT, DEFAULT),
+    "chunks of 256": (DEFAULT, 256),
     "chunks of 128": (DEFAULT, 128),
     "chunks of 32": (DEFAULT, 32),
 }

@@ -45,7 +45,7 @@ class Chamber:
                 slot_count=runner.slot_count,
                 cache_token_count=cache,
                 step_token_budget=model.step_token_budget,
-                prompt_tokens_per_step=settings.prompt_tokens_per_step,
+                prompt_tokens_per_step=prompt_tokens_of_a_step(model, settings),
                 aging_steps=settings.aging_steps,
                 tenant_weights=settings.tenant_weights,
                 cache_block_tokens=runner.cache_block_tokens if isinstance(runner, BlockCache) else 1,
@@ -98,8 +98,11 @@ class Chamber:
 
 def prompt_tokens_of_a_step(model: LoadedModel, settings: EngineSettings) -> int:
     """The most that one step computes beside others' answers, which an encoder has not."""
-    bound = settings.prompt_tokens_per_step if model.info.task is Task.GENERATE else None
-    return model.step_token_budget if bound is None else min(bound, model.step_token_budget)
+    budget = model.step_token_budget
+    if model.info.task is not Task.GENERATE:
+        return budget
+    bound = settings.prompt_tokens_per_step
+    return max(1, budget // 2) if bound is None else min(bound, budget)
 
 
 def _cache_tokens(runner: GenerationRunner) -> int:

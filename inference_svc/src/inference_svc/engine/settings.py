@@ -10,7 +10,7 @@ class EngineSettings:
 
     `max_waiting_sequences` and `max_waiting_tokens` bound what may wait for one model.
     `prompt_tokens_per_step` bounds the prompt tokens of a step in which other sequences decode, and so how long
-    these wait for prompts; None leaves prompts the whole step budget.
+    these wait for prompts; None is half of a model's step budget.
     `aging_steps`: a wait of this many steps counts as one priority more.
     `tenant_weights`: shares of tenants that differ from 1.
     `stop_retry_seconds`: what requests left at the end are told to wait before they are resumed elsewhere.

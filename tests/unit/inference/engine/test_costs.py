@@ -57,12 +57,12 @@ def test_small_steps_say_little_of_large_ones_and_large_ones_say_it_at_once():
     assert costs.seconds_of_prompts(5120) == pytest.approx(1.2, rel=0.1)
 
 
-@pytest.mark.parametrize(("task", "expected"), [(Task.GENERATE, 64), (Task.EMBED, 512)])
-def test_the_bound_of_prompts_beside_answers_is_none_of_an_encoders(task, expected):
-    model = echo_model("any", task, step_token_budget=512)
-    assert prompt_tokens_of_a_step(model, EngineSettings(prompt_tokens_per_step=64)) == expected
-    assert prompt_tokens_of_a_step(model, EngineSettings(prompt_tokens_per_step=1000)) == 512
-    assert prompt_tokens_of_a_step(model, EngineSettings()) == 512
+@pytest.mark.parametrize(("asked", "expected"), [(64, 64), (1000, 512), (None, 256)])
+def test_prompts_beside_answers_have_half_a_steps_budget_or_what_is_asked(asked, expected):
+    settings = EngineSettings(prompt_tokens_per_step=asked)
+    assert prompt_tokens_of_a_step(echo_model("any", Task.GENERATE, step_token_budget=512), settings) == expected
+    assert prompt_tokens_of_a_step(echo_model("any", Task.GENERATE, step_token_budget=1), settings) == 1
+    assert prompt_tokens_of_a_step(echo_model("any", Task.EMBED, step_token_budget=512), settings) == 512
 
 
 steps = st.tuples(st.integers(1, 512), st.floats(0, 100))

@@ -60,8 +60,7 @@ WORKERS = str(min(8, os.cpu_count() or 1))
 UNITS = "tests/unit"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
 SIDE_BY_SIDE = [
-    f"tests/integration/{room}"  # the slowest first
-    for room in ("local/test_seam_up.py", "local", "recording", "deploy", "client", "business", "checks")
+    f"tests/integration/{room}" for room in ("local", "recording", "deploy", "client", "business", "checks")
 ]
 """Real servers whose tests ask what they do and not how soon: most of the time they start."""
 ALONE = [f"--ignore={path}" for path in (UNITS, *SIDE_BY_SIDE)]
@@ -87,8 +86,8 @@ STEPS = [
     ),
     Step(
         "servers",
-        "pytest, what real servers do: a worker a core, a file at a time",
-        shown("pytest", *SIDE_BY_SIDE, "-n", WORKERS, "--dist", "loadfile", "--no-loadscope-reorder"),
+        "pytest, what real servers do: a worker a core",
+        shown("pytest", *SIDE_BY_SIDE, "-n", WORKERS, "--dist", "worksteal"),
         streams=True,
     ),
     Step(

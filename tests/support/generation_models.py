@@ -44,6 +44,7 @@ _GPT2 = dict(
 
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {**_HEADED, "tie_word_embeddings": True}),
+    "llama_one_layer": ("llama", {**_HEADED, "num_hidden_layers": 1}),
     "llama_odd_heads": ("llama", {**_PLAIN, "head_dim": 6, "num_attention_heads": 32, "num_key_value_heads": 16}),
     "llama_scaled_rope": ("llama", {**_HEADED, "rope_parameters": _LLAMA3_ROPE}),
     "qwen2": ("qwen2", _PLAIN),

@@ -13,7 +13,7 @@ class StepCosts:
     """
 
     def __init__(self, step_token_budget: int) -> None:
-        """`step_token_budget` is the most prompt tokens that one step computes."""
+        """`step_token_budget` is the most prompt tokens that one step computes beside answers."""
         self.step_seconds = 0.0  # a recent step, by itself
         self._budget = step_token_budget
         self._decode_seconds: float | None = None
@@ -40,7 +40,8 @@ class StepCosts:
             return 0.0
         by_token = max(0.0, self._joint_spread / (self._tokens_spread + _DOUBT))
         by_step = max(0.0, self._seconds - by_token * self._tokens)
-        return by_step * max(1.0, tokens / self._budget) + by_token * tokens
+        of_a_step = max(self._budget, self._tokens)  # where nothing runs beside them, prompts take more than the bound
+        return by_step * max(1.0, tokens / of_a_step) + by_token * tokens
 
     @property
     def seconds_in_slot(self) -> float:

@@ -134,6 +134,7 @@ class LayerStack:
     def turn(self, index: int, *, may_wait: bool) -> Iterator[None]:
         """That of one layer."""
         if index == 0:
+            self._program.drop()  # of a step that failed on its way
             self._next = 0 if may_wait and self.is_whole else None
         if self._next != index:
             self.catch_up()

@@ -86,7 +86,7 @@ class LastLayer:
         return self._among_all(self._of_part(self._read, *wanted), self._read)
 
     def _of_part(self, part: _Part, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        self._attention.begin(part.plan, part.positions)
+        self._attention.begin(part.plan, part.positions, in_turn=True)
         return self._own(*arguments, **named)
 
     def _among_all(self, found: Any, part: _Part) -> Any:

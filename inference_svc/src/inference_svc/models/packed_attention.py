@@ -1,5 +1,7 @@
 """Attention of a packed step: each token sees its own sequence's cache and nothing else."""
 
+from collections.abc import Sequence
+
 import torch
 
 from inference_svc.models.attention_kernel import Scoring, weigh
@@ -25,7 +27,8 @@ class PackedAttention:
         self._masks = AttentionMasks(cache.capacity, dtype, device)
         self._tokens = TokenAttention.where_possible(dtype, device)
         self._prompts = PromptAttention.where_possible(dtype, device)
-        self._plan = StepPlan()
+        self._takes_prompts = True  # of every layer that was seen
+        self._plan, self._in_turn = StepPlan(), False
         self._decode_places = torch.empty(0, dtype=torch.long, device=device)
         self._decode_positions = self._decode_places
         self.windows_seen: dict[int, int | None] = {}
@@ -33,16 +36,18 @@ class PackedAttention:
 
     @property
     def may_wait(self) -> bool:
-        return self.puts_off and self._tokens is not None and (self._prompts is not None or not self._plan.writes)
+        if not self.puts_off or self._in_turn or self._tokens is None or not self.windows_seen:
+            return False  # until all layers have been seen once, nobody knows what they ask for
+        return not self._plan.writes or (self._prompts is not None and self._takes_prompts)
 
     @property
     def reads_side_by_side(self) -> bool:
         """Whether a plan must bring those that decode together in groups of equal length."""
         return self._tokens is None
 
-    def begin(self, plan: StepPlan, positions: torch.Tensor) -> None:
-        """`positions` are those of the plan's packed tokens, on the device."""
-        self._plan = plan
+    def begin(self, plan: StepPlan, positions: torch.Tensor, *, in_turn: bool = False) -> None:
+        """`positions` are those of the plan's packed tokens, on the device. With `in_turn` nothing may wait."""
+        self._plan, self._in_turn = plan, in_turn
         self._decode_places = torch.tensor(plan.decode_places, dtype=torch.long, device=self._device)
         self._decode_positions = positions[: len(plan.decode_places)]
         self._masks.begin(positions)
@@ -64,9 +69,10 @@ class PackedAttention:
         self.windows_seen[layer] = window
         plan = self._plan
         keys, values = self._cache.layer(layer, key, value)
-        if self._prompts is not None and not self._prompts.takes(keys.shape[3]):
-            self._prompts = None
-        self._keep(key[0], value[0], keys, values)
+        prompts = self._prompts
+        if prompts is not None and not prompts.takes(keys.shape[3]):
+            prompts, self._takes_prompts = None, False
+        self._keep(prompts, key[0], value[0], keys, values)
         if not plan.attends:
             raise NothingAttends
         _, heads, token_count, dimension = query.shape
@@ -74,20 +80,20 @@ class PackedAttention:
         output = (query.new_zeros if is_filled else query.new_empty)(token_count, heads, values.shape[-1])
         if self._tokens is not None:
             self._tokens.attend(query[0], key[0], value[0], keys, values, window, scoring, output)
-        if self._prompts is not None:
-            self._prompts.attend(query[0], keys, values, window, scoring, output)
-        if self._attends_together:
+        if prompts is not None:
+            prompts.attend(query[0], keys, values, window, scoring, output)
+        groups = plan.groups if self._tokens is None else ()
+        blocks = plan.blocks if prompts is None else ()
+        if groups or blocks:
             # (key heads, queries that share a key head, tokens, dimension)
             grouped = query[0].reshape(keys.shape[1], heads // keys.shape[1], token_count, dimension)
-            self._attend_together(grouped, keys, values, window, scoring, output)
+            self._attend_together(groups, blocks, grouped, keys, values, window, scoring, output)
         return output.unsqueeze(0)
-
-    @property
-    def _attends_together(self) -> bool:
-        return self._tokens is None or (self._prompts is None and bool(self._plan.blocks))
 
     def _attend_together(
         self,
+        groups: Sequence[DecodeGroup],
+        blocks: Sequence[PromptBlock],
         grouped: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
@@ -95,24 +101,31 @@ class PackedAttention:
         scoring: Scoring,
         output: torch.Tensor,
     ) -> None:
-        """What no compiled kernel attends."""
-        for group in self._plan.groups if self._tokens is None else ():
+        """By torch's operators."""
+        for group in groups:
             mask = self._masks.of_group(group, window)
             output[group.first : group.last] = _attend_group(grouped, keys, values, group, mask, scoring)
-        for block in self._plan.blocks if self._prompts is None else ():
+        for block in blocks:
             first_key = _first_key(block, window)
             mask = self._masks.of_block(block, first_key, window)
             output[block.first : block.last] = _attend_block(grouped, keys, values, block, first_key, mask, scoring)
 
-    def _keep(self, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def _keep(
+        self,
+        prompts: PromptAttention | None,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+    ) -> None:
         """`key` and `value` `(heads, tokens, dimension)`, `keys` and `values` `(places, heads, capacity, dimension)`.
         Compiled attention of single tokens keeps their own."""
         count = len(self._decode_places) if self._tokens is None else 0
         if count:
             keys[self._decode_places, :, self._decode_positions] = key[:, :count].transpose(0, 1)
             values[self._decode_places, :, self._decode_positions] = value[:, :count].transpose(0, 1)
-        if self._prompts is not None:
-            self._prompts.keep(key, value, keys, values)
+        if prompts is not None:
+            prompts.keep(key, value, keys, values)
             return
         for span in self._plan.writes:
             end = span.start + span.last - span.first

@@ -164,8 +164,8 @@ def _take_queries(query: Any, first_position: Any, scale: Any, sinks: Any, scrat
             row = panel * PANEL + column
             token, head = min(row // heads, tokens - 1), row % heads
             scratch.positions[panel, column] = first_position + token
-            scratch.largest[panel, column] = sinks[head] if len(sinks) else _LEAST
-            scratch.totals[panel, column] = _one if len(sinks) else _zero
+            scratch.largest[panel, column] = max(sinks[head], _LEAST) if len(sinks) else _LEAST
+            scratch.totals[panel, column] = _one if len(sinks) and sinks[head] >= _LEAST else _zero
             factor = scale if row < row_count else _zero
             for index in range(size):
                 queries[index, column] = query[token, head, index] * factor
@@ -197,13 +197,13 @@ def _attend_panel(
     size, stride = keys.shape[1], sums.shape[1]
     scores_at = scratch.scores.ctypes.data
     _multiply_keys(scratch.queries[panel].ctypes.data, keys[first:].ctypes.data, count, size, scores_at)
+    if softcap:
+        _cap(scratch.scores[:count], softcap)
     rounded = -(-count // INPUTS_AT_ONCE) * INPUTS_AT_ONCE
     for key in range(count, rounded):
         for column in range(PANEL):
             scratch.scores[key, column] = _HIDDEN
     scores = scratch.scores[:rounded]
-    if softcap:
-        _cap(scores, softcap)
     if positions[0] < first + count - 1 or first <= positions[PANEL - 1] - window:
         _hide(scores, first, positions, window)
     for column in range(PANEL):
@@ -277,14 +277,14 @@ def _attend(numbers: Any) -> None:
     blocks = carray(sizes(blocks_at), (block_count, BLOCK_SIZE))
     sinks = carray(floats(sinks_at), sink_count)
     shared_by = heads // key_heads
+    part = take(order.ctypes.data, 1)
+    if part >= block_count * key_heads:
+        return  # a thread that comes late
     longest = 0
     for block in range(block_count):
         longest = max(longest, blocks[block, 1])
     scratch = _scratch(longest * shared_by, key_size, value_size)
-    while True:
-        part = take(order.ctypes.data, 1)
-        if part >= block_count * key_heads:
-            return
+    while part < block_count * key_heads:
         first, count, place, position = blocks[part // key_heads]
         key_head = part % key_heads
         sharing = slice(key_head * shared_by, (key_head + 1) * shared_by)
@@ -300,6 +300,7 @@ def _attend(numbers: Any) -> None:
             sinks[sharing],
             scratch,
         )
+        part = take(order.ctypes.data, 1)
 
 
 def _keep(numbers: Any) -> None:

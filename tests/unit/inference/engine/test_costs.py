@@ -57,6 +57,11 @@ def test_small_steps_say_little_of_large_ones_and_large_ones_say_it_at_once():
     assert costs.seconds_of_prompts(5120) == pytest.approx(1.2, rel=0.1)
 
 
+def test_where_nothing_runs_beside_them_prompts_take_larger_steps():
+    costs = taken(StepCosts(256), *[(512, 1.0)] * 50)
+    assert costs.seconds_of_prompts(4096) == pytest.approx(8.0)
+
+
 @pytest.mark.parametrize(("asked", "expected"), [(64, 64), (1000, 512), (None, 256)])
 def test_prompts_beside_answers_have_half_a_steps_budget_or_what_is_asked(asked, expected):
     settings = EngineSettings(prompt_tokens_per_step=asked)

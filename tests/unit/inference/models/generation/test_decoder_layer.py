@@ -1,6 +1,7 @@
 """Decoder layers of the usual form are few passes, which give what the layers gave; others stay."""
 
 from collections.abc import Iterator
+from ctypes import CFUNCTYPE, addressof, c_int64, c_void_p
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from inference_svc.models.packed_attention import PackedAttention
 from inference_svc.models.panel_linear import PanelLinear
 from inference_svc.models.prepacked import prepack_linears
 from inference_svc.models.processor import has_narrow_vectors
+from inference_svc.models.slot_steps import SlotSteps
 from inference_svc.models.torch_threads import run
 from inference_svc.models.usual_layers import fuse_decoder_layers
 from support.driving import Driver, generation
@@ -168,6 +170,28 @@ def test_a_step_that_fails_on_its_way_leaves_nothing_to_the_next(monkeypatch: py
     with pytest.raises(RuntimeError, match="second layer"):
         runner.step([Row(0, len(prompt), (7,), True, 1)])
     assert runner.step([Row(0, len(prompt), (7,), True, 1)]) == expected
+
+
+def test_nor_does_one_that_fails_between_two_layers() -> None:
+    pieces: list[str] = []
+    stack = LayerStack()
+    stack.count, stack.is_whole = 2, True
+    work = CFUNCTYPE(None, c_void_p)(lambda order: pieces.append("old" if order == addressof(old) else "new"))
+    old, new = c_int64(), c_int64()
+    with stack.turn(0, may_wait=True):
+        run(work, old, 1)
+    for layer in range(2):
+        with stack.turn(layer, may_wait=True):
+            run(work, new, 1)
+    assert pieces == ["new", "new"]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "llama_odd_heads", "llama_one_layer"])
+def test_a_model_that_bears_all_that_spares_work_is_given_it(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SlotSteps, "be_plain", lambda self: pytest.fail("its first steps were wrong"))
+    _runner(architecture)
 
 
 def test_memory_of_a_long_step_is_given_back() -> None:

@@ -33,7 +33,15 @@ class _Shape:
 
 
 _USUAL = _Shape(2, 4)
-_SHAPES = [_USUAL, _Shape(1, 1), _Shape(3, 7, 16, 16), _Shape(2, 1, 80, 80), _Shape(1, 4, 128, 40), _Shape(2, 3, 8, 8)]
+_SHAPES = [
+    _USUAL,
+    _Shape(1, 1),
+    _Shape(3, 7, 16, 16),
+    _Shape(2, 1, 80, 80),
+    _Shape(1, 4, 128, 40),
+    _Shape(2, 3, 8, 8),
+    _Shape(1, 40, 16, 16),  # a token has more than a panel
+]
 
 Rows = Sequence[tuple[int, int, int]]
 """Place, first position, behind the last one."""
@@ -105,17 +113,23 @@ def test_it_is_the_formula(shape: _Shape, window: int | None) -> None:
         assert torch.allclose(row.double(), expected, atol=3e-6, rtol=3e-5)
 
 
+_SINKS = torch.linspace(-3.0, 30.0, _USUAL.heads)
+_SINKS[1] = -math.inf  # none
+
+
 @pytest.mark.parametrize("window", [None, 100])
 @pytest.mark.parametrize(
     "scoring",
-    [Scoring(0.3), Scoring(1.5, softcap=20.0), Scoring(0.2, sinks=torch.linspace(-3.0, 30.0, _USUAL.heads))],
-    ids=["scaled", "softcapped", "with sinks"],
+    [Scoring(0.3), Scoring(1.5, softcap=20.0), Scoring(0.5, softcap=1.0), Scoring(0.2, sinks=_SINKS)],
+    ids=["scaled", "softcapped", "softcapped low", "with sinks"],
 )
-def test_so_it_is_with_other_weights(window: int | None, scoring: Scoring) -> None:
+@pytest.mark.parametrize("rows", [[(1, 130, 300)], [(1, 129, 130), (0, 0, 1), (2, 66, 67)]], ids=["many", "single"])
+def test_so_it_is_with_other_weights(rows: Rows, window: int | None, scoring: Scoring) -> None:
     sequences = _Sequences(_USUAL)
-    found = sequences.attended([(1, 130, 300)], window=window, scoring=scoring)
-    for row, position in zip(found, range(130, 300), strict=True):
-        expected = sequences.expected(1, position, window, scoring)
+    found = sequences.attended(rows, window=window, scoring=scoring)
+    tokens = [(place, position) for place, start, end in rows for position in range(start, end)]
+    for row, (place, position) in zip(found, tokens, strict=True):
+        expected = sequences.expected(place, position, window, scoring)
         assert torch.allclose(row.double(), expected, atol=3e-6, rtol=3e-5)
 
 
@@ -124,14 +138,23 @@ def test_so_it_is_with_other_weights(window: int | None, scoring: Scoring) -> No
     edges=st.sets(st.integers(1, 299), max_size=8),
     shape=st.sampled_from(_SHAPES),
     window=st.sampled_from([None, 1, 63, 64, 130]),
+    softcap=st.sampled_from([None, 1.0, 5.0]),
+    has_sinks=st.booleans(),
     company=st.integers(0, 200),
     threads=st.integers(1, 3),
 )
 def test_chunks_company_and_threads_change_no_bit(
-    edges: set[int], shape: _Shape, window: int | None, company: int, threads: int
+    edges: set[int],
+    shape: _Shape,
+    window: int | None,
+    softcap: float | None,
+    has_sinks: bool,
+    company: int,
+    threads: int,
 ) -> None:
     sequences = _Sequences(shape)
-    scoring = Scoring(0.2, sinks=torch.linspace(-3.0, 3.0, shape.heads)) if company % 2 else None
+    sinks = torch.linspace(-3.0, 3.0, shape.heads) if has_sinks else None
+    scoring = Scoring(0.2, softcap, sinks)
     whole = sequences.attended([(1, 0, 300)], caches=_empty(sequences), window=window, scoring=scoring)
     caches, found = _empty(sequences), []
     cuts = [0, *sorted(edges), 300]

@@ -56,6 +56,7 @@ class Host:
 
     async def start(self) -> None:
         runner = PacedRunner(self._pause, self._slots)
+        self.runners.append(runner)  # before anybody can reach it, and it can die
         encoder = EchoEncoder()
 
         def load(spec: ModelSpec, _: object) -> LoadedModel:
@@ -65,7 +66,6 @@ class Host:
         self._serving = serve(self._settings, load=load)
         server = await self._serving.__aenter__()
         await server.ready()
-        self.runners.append(runner)
         self.server = server
         self._keeper = asyncio.create_task(self._replace_when_dead(server), name="keeper")
 

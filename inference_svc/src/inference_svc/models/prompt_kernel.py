@@ -26,7 +26,7 @@ from inference_svc.models.compiled import (
     sizes,
     take,
 )
-from inference_svc.models.tile_kernel import FLOAT_BYTES, INPUTS_AT_ONCE, PANEL, tile
+from inference_svc.models.tile_kernel import FLOAT_BYTES, INPUTS_AT_ONCE, PANEL, tiles
 from inference_svc.models.torch_threads import Work
 
 _KEYS = 64  # positions at once: sums are parted there
@@ -35,45 +35,8 @@ _HIDDEN = np.float32(-np.inf)  # the score of what is not seen
 _LEAST = np.float32(np.finfo(np.float32).min)  # the largest score of nothing: a difference to it is a number
 _VANISHING = np.float32(-87.0)  # scores so far below the largest weigh 0
 
-_one_key, _two_keys, _three_keys = (tile(rows, adds=False) for rows in (1, 2, 3))
-_one_column, _two_columns, _three_columns = (tile(rows, input_step=PANEL) for rows in (1, 2, 3))
-
-
-@njit(**LOOPS)  # type: ignore[untyped-decorator]
-def _multiply_keys(panel: Any, keys: Any, count: Any, size: Any, scores: Any) -> None:
-    """Scores `(count, PANEL)` of a panel `(size, PANEL)` of queries with keys `(count, size)`; all are addresses."""
-    row = 0
-    while row < count:
-        left = count - row
-        key, into = keys + row * size * FLOAT_BYTES, scores + row * PANEL * FLOAT_BYTES
-        if left == 1:
-            _one_key(panel, key, into, size, size, PANEL, 0)
-            row += 1
-        elif left == 2 or left == 4:
-            _two_keys(panel, key, into, size, size, PANEL, 0)
-            row += 2
-        else:
-            _three_keys(panel, key, into, size, size, PANEL, 0)
-            row += 3
-
-
-@njit(**LOOPS)  # type: ignore[untyped-decorator]
-def _add_values(panel: Any, weights: Any, count: Any, columns: Any, sums: Any, stride: Any) -> None:
-    """To sums, `columns` rows of a panel's width that lie `stride` apart, those of values `(count, PANEL)` times
-    weights `(count, PANEL)`; all are addresses."""
-    column = 0
-    while column < columns:
-        left = columns - column
-        weight, into = weights + column * FLOAT_BYTES, sums + column * stride * FLOAT_BYTES
-        if left == 1:
-            _one_column(panel, weight, into, count, 1, stride, 0)
-            column += 1
-        elif left == 2 or left == 4:
-            _two_columns(panel, weight, into, count, 1, stride, 0)
-            column += 2
-        else:
-            _three_columns(panel, weight, into, count, 1, stride, 0)
-            column += 3
+_multiply_keys = tiles(adds=False)
+_add_values = tiles(input_step=PANEL)
 
 
 @njit(**LOOPS)  # type: ignore[untyped-decorator]
@@ -196,7 +159,8 @@ def _attend_panel(
     )
     size, stride = keys.shape[1], sums.shape[1]
     scores_at = scratch.scores.ctypes.data
-    _multiply_keys(scratch.queries[panel].ctypes.data, keys[first:].ctypes.data, count, size, scores_at)
+    queries_at, keys_at = scratch.queries[panel].ctypes.data, keys[first:].ctypes.data
+    _multiply_keys(queries_at, keys_at, scores_at, count, size, size, PANEL)
     if softcap:
         _cap(scratch.scores[:count], softcap)
     rounded = -(-count // INPUTS_AT_ONCE) * INPUTS_AT_ONCE
@@ -220,7 +184,7 @@ def _attend_panel(
                 sums[row, index] *= scratch.factors[row]
     for part in range(len(scratch.values)):
         into = sums.ctypes.data + part * PANEL * FLOAT_BYTES
-        _add_values(scratch.values[part].ctypes.data, scores_at, rounded, row_count, into, stride)
+        _add_values(scratch.values[part].ctypes.data, scores_at, into, row_count, rounded, 1, stride)
 
 
 @njit(**LOOPS)  # type: ignore[untyped-decorator]

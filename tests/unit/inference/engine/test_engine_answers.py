@@ -45,6 +45,19 @@ def test_sequences_that_join_and_leave_get_the_tokens_that_they_get_alone():
     assert runner.most_slots == 4
 
 
+def test_a_long_prompt_takes_half_of_a_step_beside_a_running_answer():
+    gate = Gate(shut=True)
+    runner, outlet = EchoRunner(gate=gate), RecordingOutlet()
+    with running(echo_model(runner=runner, step_token_budget=64)) as engine:
+        engine.submit(outlet, 1, generation("short", count=100))
+        gate.allow(1)
+        gate.wait_until_blocked()
+        engine.submit(outlet, 2, generation("long " * 40, count=1))
+        gate.open()
+        outlet.wait_for_end(1, 2)
+    assert max(runner.step_sizes) == 1 + 32
+
+
 def test_a_resumed_generation_goes_on_where_the_first_one_stood_with_no_text_twice():
     runner, outlet = EchoRunner(alphabet="aé€😀 "), RecordingOutlet()
     whole = generation("story", count=20, seed=7)

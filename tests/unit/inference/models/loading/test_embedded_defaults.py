@@ -181,3 +181,9 @@ def test_scores_of_pairs_depend_on_both_texts(score: LoadedModel) -> None:
     scores = finish_scores(ScoreWork(()), score.info, score.runner.encode(inputs))
     assert np.allclose(scores.sum(axis=1), 1)
     assert len({row.tobytes() for row in scores}) == 3
+
+
+def test_how_a_chat_model_is_computed_is_told(cache: Path) -> None:
+    told: list[str] = []
+    load_model(ModelSpec("chat", Task.GENERATE, "embedded:tiny-chat"), cache_folder=cache, progress=told.append)
+    assert [line for line in told if line.startswith("chat: how it is computed: 29 linear layers packed, ")]

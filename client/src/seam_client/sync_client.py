@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Protocol, Self, TypeVar, Unpack
+from typing import Self, TypeVar, Unpack
 
 import grpc
 from google.protobuf.message import Message as Proto
@@ -28,6 +28,7 @@ from seam_client.answers import (
     Status,
     Text,
 )
+from seam_client.apart import Apart, Streamed
 from seam_client.asking import ChatSettings, Messages, ScoreText
 from seam_client.connection import Connection, Tls
 from seam_client.errors import SeamError
@@ -39,18 +40,14 @@ Asked = TypeVar("Asked", bound=Proto)
 Answered = TypeVar("Answered", bound=Proto)
 
 
-class _Call(Protocol):
-    def __iter__(self) -> Iterator[chat_service_pb2.ChatResponse]: ...
-    def cancel(self) -> object: ...
-
-
 class ChatStream:
     """An answer on its way. Iterate it for the pieces of text; leave the `with` block, or close, to cancel the rest.
 
-    One thread reads; any thread may close.
+    One thread reads; any thread may close. After an interrupt (KeyboardInterrupt) it can be closed, or read on, without
+    an event that was just being handed over.
     """
 
-    def __init__(self, call: "_Call", target: str, span: CallSpan) -> None:
+    def __init__(self, call: Streamed[chat_service_pb2.ChatResponse], target: str, span: CallSpan) -> None:
         self._call = call
         self._target = target
         self._span = span
@@ -161,6 +158,7 @@ class Seam:
             max_response_bytes=max_response_bytes,
         )
         self._channel = _channel(self._connection)
+        self._apart = Apart()
         self._chat = chat_service_pb2_grpc.ChatServiceStub(self._channel)
         self._predict = predict_service_pb2_grpc.PredictServiceStub(self._channel)
         self._embedding = embedding_service_pb2_grpc.EmbeddingServiceStub(self._channel)
@@ -176,7 +174,7 @@ class Seam:
         requests.check_size(request, self._connection.max_request_bytes)
         seconds = self._connection.seconds(timeout)
         span = CallSpan(request, self._connection.metadata)
-        call = self._chat.Chat(request, timeout=seconds, metadata=span.metadata)
+        call = self._apart.stream(lambda: self._chat.Chat(request, timeout=seconds, metadata=span.metadata))
         return ChatStream(call, self._connection.shown, span)
 
     def predict(self, text: str, *, max_output_tokens: int | None = None, timeout: float | None = None) -> Prediction:
@@ -229,7 +227,8 @@ class Seam:
 
     def close(self) -> None:
         """Cancels what is in flight and lets the connection go."""
-        self._channel.close()
+        self._apart.do(self._channel.close)
+        self._apart.end()
 
     def __enter__(self) -> Self:
         return self

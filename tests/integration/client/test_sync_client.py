@@ -1,5 +1,7 @@
-"""What only threads can do to a call."""
+"""What only threads and interrupts can do to a call."""
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -49,3 +51,43 @@ def test_a_used_client_leaves_no_thread_when_it_is_closed(business: FakeBusiness
     for thread in set(threading.enumerate()) - before:
         thread.join(10)
         assert not thread.is_alive()
+
+
+INTERRUPTED = """
+import random, signal, sys
+from seam_client import Seam
+
+armed, random = [False], random.Random(1)
+
+def interrupt(*_):
+    if armed:
+        raise KeyboardInterrupt
+
+def disarm():
+    armed.clear()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+signal.signal(signal.SIGALRM, interrupt)
+with Seam(sys.argv[1], api_key=sys.argv[2], timeout=20) as seam:
+    for _ in range(200):
+        with seam.chat("hold") as answer:
+            try:
+                armed.append(True)
+                for piece in answer:
+                    # Again and again: what interrupts a destructor is told to nobody.
+                    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 6e-4), 0.2)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                disarm()
+    print(seam.chat("at the end").text())
+    print(seam.predict("still there").text)
+"""
+
+
+def test_interrupts_of_a_stream_leave_the_client_whole(business: FakeBusiness) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, business.target, KEY], capture_output=True, text=True, timeout=90
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == ["You said: at the end", "You said: still there"]

@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -18,6 +20,7 @@ import contracts
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
+STEP_SECONDS = 2400
 NO_TORCH = "import business_svc.server, sys; assert 'torch' not in sys.modules, 'business_svc.server imports torch'"
 
 
@@ -35,20 +38,27 @@ def command(*words: str) -> Callable[[], str | None]:
     """A step that is a command of the environment: its output is what is wrong."""
 
     def run() -> str | None:
-        ended = subprocess.run(words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        return None if ended.returncode == 0 else ended.stdout.decode() or f"exit code {ended.returncode}"
+        with tempfile.TemporaryFile() as output:
+            fault = _fault_of(words, environment(), output)
+            output.seek(0)
+            return fault and output.read().decode() + fault
 
     return run
 
 
 def shown(*words: str, **variables: str) -> Callable[[], str | None]:
     """As `command`, its output going straight to the reader."""
+    return lambda: _fault_of(words, environment() | variables, None)
 
-    def run() -> str | None:
-        code = subprocess.run(words, cwd=ROOT, env=environment() | variables).returncode
-        return None if code == 0 else f"exit code {code}"
 
-    return run
+def _fault_of(words: Sequence[str], variables: Mapping[str, str], output: IO[bytes] | None) -> str | None:
+    try:
+        code = subprocess.run(
+            words, cwd=ROOT, env=variables, stdout=output, stderr=output, timeout=STEP_SECONDS
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return f"it had not ended after {STEP_SECONDS} s"
+    return None if code == 0 else f"exit code {code}"
 
 
 def environment() -> dict[str, str]:

@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -98,23 +99,26 @@ def at_a_terminal(environment: dict[str, str], arguments: list[str], typed: list
         stdout=subprocess.PIPE,
         bufsize=0,
     ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        seen, new, waiting, idle = "", "", list(typed), 0
-        while idle < 20:
-            if not select.select([process.stdout], [], [], 1)[0]:
-                idle += 1
-                if typed and not waiting:
-                    process.stdin.write(typed[-1][1])
-            elif piece := os.read(process.stdout.fileno(), 4096):
-                new += piece.decode()
-                if waiting and waiting[0][0] in new:
-                    process.stdin.write(waiting.pop(0)[1])
-                    seen, new = seen + new, ""
-            else:
-                break
-        process.stdin.close()
-        code = process.wait(20) if idle < 20 else process.kill()
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            seen, new, waiting, ended = "", "", list(typed), False
+            deadline = time.monotonic() + 60
+            while not ended and time.monotonic() < deadline:
+                if not select.select([process.stdout], [], [], 1)[0]:
+                    if typed and not waiting:
+                        process.stdin.write(typed[-1][1])
+                elif piece := os.read(process.stdout.fileno(), 4096):
+                    new += piece.decode()
+                    if waiting and waiting[0][0] in new:
+                        process.stdin.write(waiting.pop(0)[1])
+                        seen, new = seen + new, ""
+                else:
+                    ended = True
+            process.stdin.close()
+            code = process.wait(20) if ended else None
+        finally:
+            process.kill()
     assert code is not None, f"it never ended; seen {seen + new!r}"
     return code, seen + new
 

@@ -216,7 +216,6 @@ TestJoinedLink = JoinedLink.TestCase
 TestJoinedLink.settings = settings(
     max_examples=60,
     stateful_step_count=30,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # a model's thread has its own pace: shrinking takes for ever
 )

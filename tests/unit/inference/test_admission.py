@@ -135,7 +135,7 @@ BAD_SAMPLING = {
 
 
 @pytest.mark.parametrize("name", BAD_SAMPLING)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(draw=st.data())
 def test_a_number_out_of_its_range_is_refused_by_its_name(name, draw):
     value = draw.draw(BAD_SAMPLING[name])
@@ -143,7 +143,7 @@ def test_a_number_out_of_its_range_is_refused_by_its_name(name, draw):
         assert_refused(admission, generate(sampling=Sampling(**{name: value})), InvalidField, f"work.sampling.{name}")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.builds(
         Sampling,

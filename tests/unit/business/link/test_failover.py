@@ -217,7 +217,7 @@ async def test_replicas_that_leave_the_pool_in_turn_do_not_make_a_request_poison
     check_whole(seen, "rolling", 60)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     faults=st.lists(
         st.tuples(st.integers(0, 2), st.sampled_from(["kill", "drain", "refuse"]), st.integers(1, 25)), max_size=6

@@ -393,7 +393,7 @@ async def test_a_peer_that_does_not_welcome_is_not_a_replica() -> None:
         await Session.greet(peer, SessionSettings("test"))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seed=st.integers(0, 2**32), window=st.integers(1, 8), loss=st.booleans())
 def test_every_request_ends_exactly_once_whatever_the_order_of_frames(seed: int, window: int, loss: bool) -> None:
     """A peer that keeps the rules, in any order: events of live and cancelled requests interleaved, readers that read,

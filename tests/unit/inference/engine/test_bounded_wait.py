@@ -13,7 +13,7 @@ from support.scheduling import Harness, of
 PROMPT, OUTPUT = 6, 4  # tokens, at most
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     priority=st.sampled_from(Priority),
     slots=st.integers(1, 3),

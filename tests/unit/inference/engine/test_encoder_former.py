@@ -188,7 +188,7 @@ requests = st.lists(
 
 
 @given(requests, st.integers(1, 20), st.integers(1, 5))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_every_input_comes_back_exactly_once_in_bounded_passes(asked, budget, aging):
     house = House(budget, aging)
     cancelled = set()

@@ -196,6 +196,5 @@ TestSchedulerLaws = SchedulerLaws.TestCase
 TestSchedulerLaws.settings = settings(
     max_examples=120,
     stateful_step_count=40,
-    deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )

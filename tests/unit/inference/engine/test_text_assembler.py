@@ -71,7 +71,7 @@ def first_stop(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
 @example([0xFF] * 50 + [0xE2, 0x82, 0xAC])
 @example([0xE2, SPECIAL, SPECIAL, SPECIAL, SPECIAL, 0x82, SPECIAL, 0xAC])
 @example([0xF0] * 40 + [0x9F, 0x98, 0x80])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_pieces_together_are_the_text_of_all_tokens(ids):
     decoder = Bytes(PAIRS)
     pieces, _ = pieces_of(decoder, ids)
@@ -79,7 +79,7 @@ def test_the_pieces_together_are_the_text_of_all_tokens(ids):
 
 
 @given(token_lists, st.lists(st.text("stop é\n", min_size=1, max_size=5), min_size=1, max_size=4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_an_answer_is_cut_at_the_stop_string_that_completes_first(ids, stops):
     decoder = Bytes(PAIRS)
     pieces, met = pieces_of(decoder, ids, stops)
@@ -87,7 +87,7 @@ def test_an_answer_is_cut_at_the_stop_string_that_completes_first(ids, stops):
 
 
 @given(st.lists(st.sampled_from("stop "), max_size=40), st.sampled_from([("stop",), ("st", "op s"), ("s", "stop")]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_part_of_a_stop_string_is_given_out_before_it_is_certain(letters, stops):
     decoder = Bytes()
     pieces, met = pieces_of(decoder, [ord(letter) for letter in letters], stops)
@@ -117,7 +117,7 @@ def test_a_stop_string_that_completes_among_the_guarded_tokens_is_text(text, gua
 
 
 @given(token_lists)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_decode_is_longer_than_a_few_tokens(ids):
     decoder = Bytes(PAIRS)
     pieces_of(decoder, ids * 5)
@@ -171,7 +171,7 @@ def test_real_tokenizers_give_their_own_text_piece_by_piece(make):
 
 
 @given(st.lists(st.integers(0, 399), max_size=60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_byte_level_tokenizer_may_be_fed_anything(ids):
     decoder = Real(BYTE_LEVEL)
     assert "".join(pieces_of(decoder, ids)[0]) == decoder.decode(ids)

@@ -9,7 +9,7 @@
 
 import asyncio
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from inference_svc.errors import MalformedFrame
 from inference_svc.requests import (
@@ -129,7 +129,7 @@ async def play(actions, end):
         assert await asyncio.to_thread(served.engine.wait_until_drained, 20)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120)
 @given(ACTIONS, ENDS)
 def test_a_session_keeps_its_laws_whatever_comes(actions, end):
     asyncio.run(play(actions, end))

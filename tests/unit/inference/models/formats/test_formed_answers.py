@@ -294,14 +294,14 @@ def finished_texts(runner: PackedGenerationRunner, compiler: Grammars, asked: Ou
     return [text_of(each.output_ids) for each in answers if each.told[-1].completes]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(pattern=patterns)
 def test_what_is_finished_matches_its_pattern(runner: PackedGenerationRunner, compiler: Grammars, pattern: str) -> None:
     for text in finished_texts(runner, compiler, Regex(pattern)):
         assert re.fullmatch(pattern, text, re.ASCII), (pattern, text)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(schema=schemas)
 def test_what_is_finished_is_json_that_its_schema_allows(
     runner: PackedGenerationRunner, compiler: Grammars, schema: dict[str, object]

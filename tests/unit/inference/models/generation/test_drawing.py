@@ -46,7 +46,7 @@ def _logits(seed: int, rows: int, spread: float = 2.0, vocabulary: int = _VOCABU
     return (torch.randn(rows, vocabulary, generator=generator) * spread * 4).round() / 4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(_some_settings, min_size=1, max_size=6),
     st.integers(0, 1000),
@@ -83,7 +83,7 @@ def _left_by_definition(
     return set(np.flatnonzero(left).tolist()), close
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(_some_settings, st.integers(0, 1000), st.floats(0.2, 4.0))
 def test_survivors_are_those_of_the_definition(row: Settings, seed: int, spread: float) -> None:
     temperature, top_k, top_p, min_p, _, _ = row
@@ -158,7 +158,7 @@ def test_a_token_ruled_out_is_never_drawn() -> None:
         assert set(draw(logits.clone(), _draw_settings(rows)).tolist()) == {17, 18}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(-3, 3).map(float) | st.just(math.nan) | st.floats(-5, 5), min_size=1, max_size=200))
 def test_the_likeliest_is_the_first_of_the_largest(row: list[float]) -> None:
     scores = torch.tensor([row, row[::-1]])
@@ -168,7 +168,7 @@ def test_the_likeliest_is_the_first_of_the_largest(row: list[float]) -> None:
     assert index.tolist() == scores.argmax(-1).tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 5), st.sampled_from([640, 64 * 50, 64 * 50 + 7]), st.integers(0, 10_000))
 def test_the_top_is_that_of_a_sort(count: int, columns: int, seed: int) -> None:
     scores = torch.randn(3, columns, generator=torch.Generator().manual_seed(seed))

@@ -27,7 +27,7 @@ def _cache(filled: list[int]) -> tuple[SlotCache, torch.Tensor]:
 _filled = st.lists(st.integers(0, 20), min_size=_SLOTS, max_size=_SLOTS)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(_filled, st.data())
 def test_arranged_groups_lie_side_by_side_with_their_own_content(filled: list[int], chosen: st.DataObject) -> None:
     cache, keys = _cache(filled)
@@ -59,7 +59,7 @@ def test_a_cleared_slot_is_zero() -> None:
     assert (keys[cache.place_of(0)][:, :5] == 1).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(1, 300), st.integers(1, 600)), min_size=1, max_size=_SLOTS))
 def test_every_token_of_a_step_attends_once_with_all_it_may_see(rows: list[tuple[int, int, int]]) -> None:
     """`rows` are (start, tokens, prompt length)."""

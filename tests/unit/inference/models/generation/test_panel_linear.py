@@ -52,7 +52,7 @@ def test_a_row_has_the_same_bits_among_any_number_of_others_and_on_any_number_of
             assert torch.equal(layer(features[-rows:]), expected[-rows:])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     outputs=st.integers(1, 200), quarter=st.integers(1, 150), rows=st.integers(1, 250), threads=st.sampled_from([1, 2])
 )

@@ -133,7 +133,7 @@ def test_so_it_is_with_other_weights(rows: Rows, window: int | None, scoring: Sc
         assert torch.allclose(row.double(), expected, atol=3e-6, rtol=3e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     edges=st.sets(st.integers(1, 299), max_size=8),
     shape=st.sampled_from(_SHAPES),

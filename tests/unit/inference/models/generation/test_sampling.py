@@ -60,7 +60,7 @@ _generations = st.builds(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(_generations, min_size=2, max_size=6), st.integers(0, 10_000), st.randoms(use_true_random=False))
 def test_a_row_is_sampled_alike_alone_and_in_any_batch(
     asked: list[Generation], seed: int, whims: random.Random

@@ -170,7 +170,7 @@ class BlockTablesLaws(RuleBasedStateMachine):
 
 
 TestBlockTablesLaws = BlockTablesLaws.TestCase
-TestBlockTablesLaws.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestBlockTablesLaws.settings = settings(max_examples=50, stateful_step_count=30)
 
 
 def test_a_slot_that_reaches_too_far_takes_nothing():

@@ -22,7 +22,6 @@ _SIZE, _SLOTS, _CONTEXT = 4, 20, 40
 _CPU = torch.device("cpu")
 
 
-@settings(deadline=None)
 @given(st.integers(1, 300), st.data())
 def test_the_next_size_computes_at_most_seven_rows_for_nothing(most: int, data: st.DataObject) -> None:
     sizes = batch_sizes(most)
@@ -71,7 +70,7 @@ def _graphs(recorder: Recording, seen: list[StepBuffers], tables: BlockTables) -
     return graphs
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, _CONTEXT - 1), st.integers(1, 99)), min_size=1, max_size=_SLOTS), st.data())
 def test_a_repeated_step_is_told_of_its_rows_and_padding_writes_where_nobody_reads(
     lengths: list[tuple[int, int]], data: st.DataObject

@@ -57,7 +57,7 @@ def test_sequences_that_share_a_beginning_run_together_where_it_is_there_but_onc
     assert computed <= 2 * 256 + 8 * (8 + 20), f"{computed} tokens were computed, of {8 * 264} in prompts"
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     asked=st.lists(
         st.tuples(st.sampled_from("ab"), st.integers(0, 2), st.integers(1, 90), st.integers(1, 20)),
@@ -113,7 +113,6 @@ def test_where_memory_is_not_measured_the_cache_holds_all_slots_full() -> None:
     assert runner.cache_token_count == 3 * 64
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10**12), st.floats(0, 1), st.integers(0, 10**11), st.floats(0.01, 1), st.integers(1, 10**6))
 def test_cache_and_step_stay_within_the_share_of_memory(
     total: int, free_share: float, peak: int, share: float, per_token: int

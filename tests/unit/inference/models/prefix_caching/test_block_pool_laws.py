@@ -129,7 +129,7 @@ class BlockPoolLaws(RuleBasedStateMachine):
 
 
 TestBlockPoolLaws = BlockPoolLaws.TestCase
-TestBlockPoolLaws.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestBlockPoolLaws.settings = settings(max_examples=80, stateful_step_count=40)
 
 
 def _publish(pool: BlockPool, tenant: str, ids: list[int]) -> list[int]:

@@ -166,7 +166,7 @@ def test_what_was_computed_from_a_number_that_is_none_is_not_kept(kind: str) -> 
     assert _found(runner, generation(fine, 2)) == 48
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     asked=st.lists(
         st.tuples(st.sampled_from("ab"), st.integers(0, 2), st.integers(1, 90), st.integers(1, 20)),

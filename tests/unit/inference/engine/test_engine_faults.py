@@ -1,8 +1,11 @@
 """What goes wrong stays with its request; what cannot stay there ends the engine in order."""
 
+import itertools
 import threading
+import time
 
 import pytest
+from inference_svc.engine.engine import Engine
 from inference_svc.errors import EngineStopped, NumericalFault, StepFailed
 from inference_svc.requests import Failed, Task, Vectors
 from support.echo import LOST, NAN, POISON, REFUSED, EchoEncoder, EchoRunner, Gate, echo_model
@@ -153,9 +156,28 @@ def test_stopping_tells_what_is_left_and_when_to_resume():
     assert model.runner.open_slots == frozenset()
 
 
-def test_an_engine_that_never_started_still_tells_what_it_took():
-    from inference_svc.engine.engine import Engine
+@pytest.mark.parametrize("read", range(1, 6))
+def test_a_stop_is_heard_wherever_the_model_thread_is(read):
+    """It reads the clock all along its turn: a stop comes while it does so for the nth time."""
+    stopped: list[bool] = []
+    stopper = threading.Thread(target=lambda: stopped.append(engine.stop(5.0)))
+    begun, reads = threading.Event(), itertools.count(1)
 
+    def clock() -> float:
+        if threading.current_thread().name == "model" and next(reads) == read:
+            stopper.start()
+            begun.set()
+            time.sleep(0.05)  # the stop is all but over: it waits for this thread
+        return time.monotonic()
+
+    engine = Engine([echo_model()], clock=clock)
+    engine.start()
+    assert begun.wait(10)
+    stopper.join(10)
+    assert stopped == [True]
+
+
+def test_an_engine_that_never_started_still_tells_what_it_took():
     engine, outlet = Engine([echo_model()]), RecordingOutlet()
     engine.submit(outlet, 1, generation("x"))
     assert engine.stop()

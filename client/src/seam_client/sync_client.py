@@ -245,6 +245,8 @@ class Seam:
         seconds = self._connection.seconds(timeout)
         with CallSpan(request, self._connection.metadata) as span:
             try:
+                if self._apart.needed:
+                    return self._apart.answer(lambda: method.future(request, timeout=seconds, metadata=span.metadata))
                 return method(request, timeout=seconds, metadata=span.metadata)
             except grpc.RpcError as failed:
                 raise errors.seam_error(failed, self._connection.shown) from None

@@ -54,40 +54,76 @@ def test_a_used_client_leaves_no_thread_when_it_is_closed(business: FakeBusiness
 
 
 INTERRUPTED = """
-import random, signal, sys
+import random, signal, sys, threading
 from seam_client import Seam
 
-armed, random = [False], random.Random(1)
+armed, random = [], random.Random(1)
 
 def interrupt(*_):
     if armed:
         raise KeyboardInterrupt
 
-def disarm():
-    armed.clear()
+def interrupt_soon(most):
+    # And again: what interrupts a destructor is told to nobody.
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, most), 2.0)
+
+def until_interrupted(work):
+    try:
+        armed.append(True)
+        work()
+        armed.clear()
+    except KeyboardInterrupt:
+        armed.clear()
     signal.setitimer(signal.ITIMER_REAL, 0)
+
+def read(answer):
+    for piece in answer:
+        interrupt_soon(6e-4)
+
+def ask():
+    interrupt_soon(1e-3)
+    seam.predict("short")
 
 signal.signal(signal.SIGALRM, interrupt)
 with Seam(sys.argv[1], api_key=sys.argv[2], timeout=20) as seam:
     for _ in range(200):
         with seam.chat("hold") as answer:
-            try:
-                armed.append(True)
-                for piece in answer:
-                    # Again and again: what interrupts a destructor is told to nobody.
-                    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 6e-4), 0.2)
-            except KeyboardInterrupt:
-                pass
-            finally:
-                disarm()
-    print(seam.chat("at the end").text())
+            until_interrupted(lambda: read(answer))
+    for _ in range(300):
+        until_interrupted(ask)
+    # The main thread could enter again a lock that it had left held.
+    other = threading.Thread(target=lambda: print(seam.chat("at the end").text()))
+    other.start()
+    other.join()
     print(seam.predict("still there").text)
 """
 
 
-def test_interrupts_of_a_stream_leave_the_client_whole(business: FakeBusiness) -> None:
+def test_interrupts_leave_the_client_whole(business: FakeBusiness) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, business.target, KEY], capture_output=True, text=True, timeout=90
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == ["You said: at the end", "You said: still there"]
+
+
+SUSPENDED = """
+import sys
+from seam_client import Seam
+
+seam = Seam(sys.argv[1], api_key=sys.argv[2])
+
+def pieces():
+    with seam.chat("hold") as answer:
+        yield from answer
+
+reading = pieces()
+print(next(reading))
+"""
+
+
+def test_a_program_ends_in_the_middle_of_an_answer(business: FakeBusiness) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", SUSPENDED, business.target, KEY], capture_output=True, text=True, timeout=30
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "You said: \n", "")

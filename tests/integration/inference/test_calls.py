@@ -136,7 +136,7 @@ async def test_a_cancelled_call_frees_its_slot():
         served.gate.open()
         assert [event async for event in following][-1].HasField("finished")
         await idle(served)
-        assert served.runner.step_count < 100
+        assert served.runner.step_count < 1000  # of 4,000; steps take no time here, a cancel does
 
 
 async def test_a_client_that_does_not_read_stops_the_generation():

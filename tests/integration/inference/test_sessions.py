@@ -106,7 +106,7 @@ async def test_a_stream_that_is_lost_frees_all_its_slots():
         await other.until(lambda: all(other.kinds(n) == ["accepted"] for n in range(1, 5)))
         served.gate.open()
         await other.ended(1, 2, 3, 4)
-        assert served.runner.step_count < 200
+        assert served.runner.step_count < 1000  # of 32,000; steps take no time here, a cancel does
 
 
 async def test_a_reader_that_stops_holds_up_nobody_on_other_sessions():

@@ -230,7 +230,7 @@ class Desk:
             self._refusal = error
 
     def nudge(self) -> None:
-        """Let the model thread look around."""
+        """Let the model thread look around, even if it does so this moment: its next wait is none."""
         with self._changed:
             self._nudged = True
             self._changed.notify_all()
@@ -255,7 +255,6 @@ class Desk:
         with self._changed:
             commands, self._commands = [*self._commands, *self._grants.values()], []
             self._grants.clear()
-            self._nudged = False
             for door, _ in self._doors.values():
                 door.handed_over()
             return commands
@@ -265,6 +264,7 @@ class Desk:
         most = _LONGEST_WAIT if timeout is None else min(timeout, _LONGEST_WAIT)
         with self._changed:
             self._changed.wait_for(lambda: bool(self._commands or self._grants) or self._nudged, most)
+            self._nudged = False
 
     def learn(self, facts: Mapping[str, Facts]) -> dict[str, float]:
         """What the step left. Returns each model's wait for a request of normal priority."""

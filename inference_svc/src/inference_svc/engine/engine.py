@@ -292,7 +292,7 @@ class Engine:
         self._publish()
         self._deliver(news)
         self._last_progress = self._clock()
-        if not stepped and not self._stopping:  # a stop's nudge may have been heard with the commands
+        if not stepped:
             self._wait()
 
     def _step(self, news: News) -> bool:

@@ -36,7 +36,6 @@ async def test_a_session_whose_results_nobody_reads_is_given_up_and_costs_nothin
         client = served.client(reading=False)
         client.take(await anext(client.responses))
         client.send(submits=[generation(1, tokens=400, credits=5), *(embedding(n, "text") for n in range(2, 200))])
-        client.take(await anext(client.responses))
         other = served.client()
         other.send(submits=[generation(n, tokens=50) for n in range(1, 30)])
         await other.ended(*range(1, 30))

@@ -3,7 +3,7 @@
 import _thread
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 
 import pytest
@@ -48,8 +48,8 @@ def apart() -> Iterator[Apart]:
     made.end()
 
 
-def in_a_thread(work: object) -> threading.Thread:
-    thread = threading.Thread(target=work, daemon=True)  # type: ignore[arg-type]
+def in_a_thread(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
 
@@ -82,12 +82,13 @@ def test_what_work_raises_is_raised(apart: Apart) -> None:
 
 def test_after_a_cancel_nothing_is_given_that_came_before(apart: Apart) -> None:
     call = Call()
-    stream = iter(apart.stream(lambda: call))
+    whole = apart.stream(lambda: call)
+    stream = iter(whole)
     threading.Timer(0.2, _thread.interrupt_main).start()
     with pytest.raises(KeyboardInterrupt):
         next(stream)
     call.told.put(1)
-    stream.cancel()  # type: ignore[attr-defined]
+    whole.cancel()
     for _ in range(2):
         with pytest.raises(Cut):
             next(stream)

@@ -1,18 +1,28 @@
 """The same pool over real connections: TCP and a Unix socket."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 from business_svc.domain.inference import Context, EmbedRequest, Tokens
 from business_svc.link.duplex import DuplexLost
 from business_svc.link.grpc_duplex import GrpcConnector, GrpcDuplex
 from business_svc.link.in_process_duplex import InProcessConnector
 from business_svc.link.pool import Pool
+from business_svc.link.session import Session, SessionSettings
+from business_svc.link.tls import PeerRefused
 from seam.inference.v1 import session_pb2
+from seam.inference.v1.inference_service_pb2_grpc import (
+    InferenceServiceServicer,
+    add_InferenceServiceServicer_to_server,
+)
 from seam.inference.v1.session_pb2 import SessionRequest, SessionResponse
 from support.cable import cable_to
 from support.duplex import ScriptedReplica, grpc_replica
@@ -144,3 +154,30 @@ async def write_without_end(duplex: GrpcDuplex) -> None:
 async def read_into(said: list[SessionResponse], duplex: GrpcDuplex) -> None:
     while (frame := await duplex.receive()) is not None:
         said.append(frame)
+
+
+class Refusing(InferenceServiceServicer):
+    """On a thread of its own: it refuses while the test's loop looks elsewhere."""
+
+    def Session(self, requests: object, call: Any) -> Iterator[SessionResponse]:
+        call.abort(grpc.StatusCode.PERMISSION_DENIED, "not you")
+
+
+@pytest.mark.parametrize("pause", [0, 0.001, 0.003, 0.005, 0.01])
+async def test_why_a_session_was_refused_is_told_whenever_the_refusal_comes(pause: float) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_InferenceServiceServicer_to_server(Refusing(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        for turns in range(40):
+            duplex = await GrpcConnector(f"127.0.0.1:{port}").connect()
+            for _ in range(turns % 20):
+                await asyncio.sleep(0)
+            time.sleep(pause)  # noqa: ASYNC251 - the loop is to stand still
+            async with asyncio.timeout(10):
+                with pytest.raises(PeerRefused, match="not you"):
+                    await Session.greet(duplex, SessionSettings("test"))
+            await duplex.aclose()
+    finally:
+        server.stop(None)

@@ -19,6 +19,7 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 # (grpc.http2.min_ping_interval_without_data_ms of at most 10 s), or they hang up.
 KEEPALIVE_TIME = 10.0
 KEEPALIVE_TIMEOUT = 5.0
+_OVER = "the call to the replica is over"
 
 
 class GrpcConnector:
@@ -82,12 +83,15 @@ class GrpcDuplex:
         self._responses = cast("AsyncGenerator[SessionResponse | None, None]", aiter(self._call))
 
     async def send(self, frame: SessionRequest) -> None:
+        if self._call.done():
+            raise DuplexLost(_OVER)
         try:
-            await self._call.write(frame)
+            await self._call.wait_for_connection()
+            await _write(self._call, frame)
         except grpc.aio.AioRpcError as error:
             raise _lost(error) from error
-        except asyncio.InvalidStateError as error:  # the call is over; the reader learns why
-            raise DuplexLost("the call to the replica is over") from error
+        except (grpc.aio.InternalError, asyncio.InvalidStateError) as error:  # the reader learns why
+            raise DuplexLost(_OVER) from error
 
     async def receive(self) -> SessionResponse | None:
         try:
@@ -102,18 +106,21 @@ class GrpcDuplex:
 
     async def aclose(self) -> None:
         self._call.cancel()
-        _cancel_in_core(self._call)
         await self._responses.aclose()
         await self._channel.close()
 
 
-def _cancel_in_core(call: object) -> None:
-    """A write that fails because the server ended the call marks it as done on this side alone: `cancel` then does
-    nothing, and core goes on waiting, with a task and a connection, for messages before the status to be read, which
-    nobody can read any more. What is reached for here is private to grpc.aio (1.85): without it, only that leak."""
-    core = getattr(call, "_cython_call", None)
-    if core is not None:
-        core.cancel("closed")
+async def _write(call: Any, frame: SessionRequest) -> None:
+    """A write to a call that the server has ended fails, and grpc.aio's own then puts an INTERNAL of its making in the
+    place of the server's status (grpc/grpc#36066): why would be lost, and `cancel` would leave core's call as it is,
+    with a task and a connection, for there seems to be nothing to cancel. What is reached for here is private (1.85);
+    without it, only that. Raises AioRpcError, InternalError,
+    InvalidStateError."""
+    beneath = getattr(getattr(call, "_cython_call", None), "send_serialized_message", None)
+    if beneath is None:
+        await call.write(frame)
+    else:
+        await beneath(frame.SerializeToString())
 
 
 def _lost(error: grpc.aio.AioRpcError) -> DuplexLost:

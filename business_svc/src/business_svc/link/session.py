@@ -91,7 +91,8 @@ class Session:
             user_agent=settings.user_agent,
             capabilities=[TOKEN_COLUMNS, MODELS_CHANGED],
         )
-        await duplex.send(SessionRequest(hello=hello))
+        with suppress(DuplexLost):  # who refuses a session may have ended it by now: the reader learns why
+            await duplex.send(SessionRequest(hello=hello))
         first = await duplex.receive()
         if first is None:
             raise SessionEnded("the replica ended the session instead of welcoming")

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Protocol, TypeVar
@@ -19,8 +19,8 @@ class Loader(Protocol):
         """On a thread of its own. `beside_others`: take one core, since models are serving."""
         ...
 
-    def warm_up(self, model: LoadedModel) -> None:
-        """On the model thread, before the model is served."""
+    def warm_up(self, model: LoadedModel) -> Iterator[None]:
+        """On the model thread, before the model is served, part by part: other models step in between."""
         ...
 
     def settle(self) -> None:
@@ -41,8 +41,9 @@ class SimpleLoader:
     def load(self, spec: ModelSpec, progress: Progress, *, beside_others: bool) -> LoadedModel:
         return self._load(spec, progress)
 
-    def warm_up(self, model: LoadedModel) -> None:
+    def warm_up(self, model: LoadedModel) -> Iterator[None]:
         """It is warm."""
+        return iter(())
 
     def settle(self) -> None:
         """Nothing was changed."""

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 
 from inference_svc.model import LoadedModel, ModelSpec
@@ -42,11 +43,11 @@ class ModelLoader:
             gc.collect()
             gc.freeze()  # a million objects that never end: collecting the rest then holds nobody up
 
-    def warm_up(self, model: LoadedModel) -> None:
+    def warm_up(self, model: LoadedModel) -> Iterator[None]:
         from inference_svc.models.warming import warm_up
 
         self.settle()
-        warm_up(model)
+        yield from warm_up(model)
 
     def settle(self) -> None:
         if (torch := sys.modules.get("torch")) is not None and self._threads is not None:

@@ -30,6 +30,7 @@ from inference_svc.progress import LoadProgress, LoadStage, Progress
 from inference_svc.requests import ModelState
 
 _RETRY = 1.0  # seconds
+_WARM = object()
 _log = logging.getLogger(__name__)
 
 
@@ -155,7 +156,7 @@ class Residency:
             load = partial(self._loader.load, spec, progress, beside_others=beside_others)
             model = await in_daemon_thread(load)
             progress.reached(LoadStage.WARMING)
-            await asyncio.wrap_future(self._engine.call(partial(self._loader.warm_up, model)))
+            await self._warm(model)
         except Exception as error:
             why = str(error) or type(error).__name__
             if not isinstance(error, ModelLoadError):
@@ -170,6 +171,11 @@ class Residency:
             raise ModelLoadError(why)
         self._took[spec.name] = time.monotonic() - began
         return model
+
+    async def _warm(self, model: LoadedModel) -> None:
+        part = partial(next, self._loader.warm_up(model), _WARM)
+        while await asyncio.wrap_future(self._engine.call(part)) is not _WARM:
+            pass
 
     def _arrive(self, spec: ModelSpec, model: LoadedModel) -> None:
         self._engine.add(model)

@@ -3,7 +3,7 @@ a forward is hundreds. Which size, and what fills it up, is decided here for any
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -64,13 +64,14 @@ class DecodeGraphs:
         self._recorded: dict[int, tuple[StepBuffers, Repeat]] = {}
         self._logits = torch.empty(0)
 
-    def record(self, vocabulary_size: int) -> None:
-        """Record every batch size, the largest first: the memory of its recording serves the others too. Raises
-        CannotRecord; none is recorded then."""
+    def record(self, vocabulary_size: int) -> Iterator[None]:
+        """Record every batch size, one at a time, the largest first: the memory of its recording serves the others too.
+        Raises CannotRecord; none is recorded then."""
         self._logits = torch.zeros(self._sizes[-1], vocabulary_size, device=self._device)
         recorded = {}
         for size in reversed(self._sizes):
             recorded[size] = self._record_one(size)
+            yield
         self._recorded = recorded
 
     def _record_one(self, size: int) -> tuple[StepBuffers, Repeat]:

@@ -1,6 +1,6 @@
 """A causal language model of transformers behind the engine's GenerationRunner."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -87,10 +87,16 @@ class PackedGenerationRunner:
             self._close_all(expected)
             self._steps.settle(self._sample_all)
 
-    def warm_up(self) -> None:
-        """On the engine's model thread, before any request."""
-        with torch.inference_mode():
-            self._steps.warm_up()
+    def warm_up(self) -> Iterator[None]:
+        """On the engine's model thread, before any request; others may step between two parts."""
+        parts = self._steps.warm_up()
+        while True:
+            with torch.inference_mode():
+                try:
+                    next(parts)
+                except StopIteration:
+                    return
+            yield
 
     def _check(self, expected: PlainLogits) -> None:
         dtype, name = self._model.dtype, type(self._model).__name__
@@ -130,8 +136,10 @@ class PackedGenerationRunner:
                 f"{self._fused.norms_and_gates} norms and gates in one pass",
                 f"{self._fused.layers} of {layers} decoder layers in few",
             ]
-        bits = "the same bits in any batch" if self._batch_invariant else "last bits depend on the batch"
-        return ", ".join([*parts, bits])
+        if self._steps.way:
+            parts.append(self._steps.way)
+        parts.append("the same bits in any batch" if self._batch_invariant else "last bits depend on the batch")
+        return ", ".join(parts)
 
     @property
     def slot_count(self) -> int:

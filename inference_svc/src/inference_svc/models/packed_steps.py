@@ -1,6 +1,6 @@
 """What the generation runner asks of whatever keeps the keys and values and computes a packed forward over them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import signature
 from typing import Protocol
 
@@ -39,6 +39,11 @@ class PackedSteps(Sharing, Protocol):
         ...
 
     @property
+    def way(self) -> str:
+        """How attention reads its cache, for people; empty where there is nothing to choose."""
+        ...
+
+    @property
     def is_batch_invariant(self) -> bool:
         """Whether attention gives a sequence the same bits in any company."""
         ...
@@ -56,8 +61,8 @@ class PackedSteps(Sharing, Protocol):
         with logits `(slots, vocabulary)` what is done with them at most: where memory is measured, it counts."""
         ...
 
-    def warm_up(self) -> None:
-        """On the thread that will step, before any request: make what is made once."""
+    def warm_up(self) -> Iterator[None]:
+        """On the thread that will step, before any request: make what is made once, part by part."""
         ...
 
     def lay(self, rows: Sequence[Row], prompt_lengths: Mapping[int, int]) -> list[int]:

@@ -1,7 +1,7 @@
 """Packed forwards over a cache of blocks, which sequences share and attention reads in place: what a GPU wants."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,6 +103,12 @@ class PagedSteps:
         return self._tables.counts()
 
     @property
+    def way(self) -> str:
+        if self._attention.reads_in_place:
+            return "attention reads its blocks in place"
+        return "attention reads copies of its blocks"
+
+    @property
     def is_batch_invariant(self) -> bool:
         return False
 
@@ -154,7 +160,7 @@ class PagedSteps:
         )
         return self.forward([index % most for index in range(self._slot_count)])
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> Iterator[None]:
         """Record what decode steps do, where this device can repeat it."""
         recorder = self._settings.recorder
         if recorder is None and self._device.type == "cuda":
@@ -174,7 +180,7 @@ class PagedSteps:
             device=self._device,
         )
         try:
-            graphs.record(self._vocabulary_size)
+            yield from graphs.record(self._vocabulary_size)
             self._graphs = graphs
         except CannotRecord as why:
             _log.warning("decode steps are not recorded, the host will lead each of them: %s", why)
@@ -213,7 +219,7 @@ class PagedSteps:
         return self._tables.look_again(slot)
 
     def keep(self, row: Row, *, is_good: bool) -> None:
-        if is_good or self._is_finite(row):
+        if is_good or not self._settings.shares or self._is_finite(row):  # alone, it spoils nobody but itself
             self._tables.keep(row)
 
     def close(self, slot: int) -> None:

@@ -1,6 +1,6 @@
 """Packed forwards over one stretch of cache a slot: what is fastest on a CPU, where attention reads views."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -66,6 +66,10 @@ class SlotSteps:
         return self._prefixes.counts()
 
     @property
+    def way(self) -> str:
+        return ""
+
+    @property
     def is_batch_invariant(self) -> bool:
         return True
 
@@ -83,8 +87,9 @@ class SlotSteps:
     def settle(self, sample: Callable[[torch.Tensor], object]) -> None:
         """It has its cache."""
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> Iterator[None]:
         """There is nothing to make."""
+        return iter(())
 
     def lay(self, rows: Sequence[Row], prompt_lengths: Mapping[int, int]) -> list[int]:
         self._plan = plan_step(rows, prompt_lengths, self._cache, side_by_side=self._attention.reads_side_by_side)

@@ -1,5 +1,6 @@
 """A first small pass, so that the first request does not pay for what is made on first use."""
 
+from collections.abc import Iterator
 from typing import cast
 
 from inference_svc.engine.runner import EncoderRunner, GenerationRunner, Row
@@ -9,13 +10,13 @@ from inference_svc.models.rehearsal import rehearsed
 from inference_svc.requests import EncodedInput, Task
 
 
-def warm_up(loaded: LoadedModel) -> None:
-    """Called on the engine's model thread, before any request."""
+def warm_up(loaded: LoadedModel) -> Iterator[None]:
+    """Taken on the engine's model thread, before any request, part by part: others may step in between."""
     token_ids = tuple(loaded.tokenizer.encode_text("a first small pass")) or (0,)
     token_ids = token_ids[: loaded.info.limits.max_context_tokens - 1]
     if loaded.info.task is Task.GENERATE:
         if isinstance(loaded.runner, PackedGenerationRunner):
-            loaded.runner.warm_up()
+            yield from loaded.runner.warm_up()
         _generate(cast(GenerationRunner, loaded.runner), loaded.info.name, token_ids)
     else:
         inputs = [EncodedInput(index, token_ids) for index in range(2)]

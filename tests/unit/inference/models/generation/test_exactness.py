@@ -95,7 +95,7 @@ def _paged(architecture: str) -> Runners:
         for paged, slots in counts
     ]
     for runner in made:
-        runner.warm_up()
+        list(runner.warm_up())
     return made[0], made[1], made[2], made[2]
 
 

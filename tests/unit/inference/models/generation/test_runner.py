@@ -121,3 +121,4 @@ def test_how_a_model_is_computed_is_told() -> None:
     assert runner.way.startswith("15 linear layers packed, ")
     assert runner.way.endswith(f" of 2 decoder layers in few, {bits}")
     assert "packed" not in _runner(prepack=False).way
+    assert "attention reads copies of its blocks" in _runner(prepack=False, paged=PagedSettings(1200)).way

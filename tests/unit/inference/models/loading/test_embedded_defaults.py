@@ -126,7 +126,7 @@ def test_what_is_loaded_tells_what_it_is(chat: LoadedModel, embed: LoadedModel, 
 
 def test_every_default_warms_up(chat: LoadedModel, embed: LoadedModel, score: LoadedModel) -> None:
     for loaded in (chat, embed, score):
-        warm_up(loaded)
+        list(warm_up(loaded))
 
 
 def test_the_chat_model_answers_in_readable_words(chat: LoadedModel) -> None:

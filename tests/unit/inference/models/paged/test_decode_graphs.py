@@ -66,7 +66,7 @@ def _graphs(recorder: Recording, seen: list[StepBuffers], tables: BlockTables) -
         block_tokens=_SIZE,
         device=_CPU,
     )
-    graphs.record(3)
+    list(graphs.record(3))
     return graphs
 
 
@@ -128,7 +128,7 @@ def test_a_model_whose_steps_cannot_be_recorded_is_served_all_the_same(caplog: p
     for recorder in (Refusing(), CallAgain(), None):
         paged = PagedSettings(256, recorder=recorder)
         runner = PackedGenerationRunner(build_model("llama"), slot_count=4, max_context_tokens=64, paged=paged)
-        runner.warm_up()
+        list(runner.warm_up())
         answers.append({name: each.output_ids for name, each in Driver(runner).run(asked).items()})
     assert answers[0] == answers[1] == answers[2]
     assert "this device repeats nothing" in caplog.text

@@ -62,7 +62,7 @@ def test_a_model_served_by_the_kernel_answers_as_by_the_definition(architecture:
     for kernel in (None, VarlenAttention(plain_varlen, object(), takes_sinks=True)):
         paged = PagedSettings(256 * 12, kernel=kernel, recorder=CallAgain())
         runner = PackedGenerationRunner(build_model(architecture), slot_count=4, max_context_tokens=500, paged=paged)
-        runner.warm_up()
+        list(runner.warm_up())
         answers.append({name: each.output_ids for name, each in Driver(runner, chunk=50).run(asked).items()})
         assert runner.cache_block_tokens == (16 if kernel is None else 256)
     assert answers[0] == answers[1]

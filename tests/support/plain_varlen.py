@@ -24,7 +24,8 @@ def plain_varlen(
     num_splits: int | None = None,
 ) -> Any:
     """`(left, right)` of `window_size` are counted from where the last query meets the last key; -1 is no bound. With
-    `return_aux` also the logarithm of each sum, `(heads, tokens)`."""
+    `return_aux` also the logarithm of each sum, `(heads, tokens)`, mixed up as FlashAttention's kernel for paged caches
+    leaves them where it computes lone queries together."""
     assert num_splits == 1
     assert all(each.dtype == torch.int32 for each in (cu_seq_q, cu_seq_k, seqused_k, block_table))
     assert int(cu_seq_q[0]) == int(cu_seq_k[0]) == 0
@@ -53,4 +54,10 @@ def plain_varlen(
         products.masked_fill_(hidden, -torch.inf)
         output[first:last] = torch.einsum("hqk,khd->qhd", products.softmax(-1), values).to(query.dtype)
         sums[:, first:last] = products.logsumexp(-1).float()
+    if max_q == 1 and window_size == (
+        -1,
+        -1,
+    ):  # those that share a key head
+        together = sums.view(key.shape[2], shared_by, len(query)).transpose(1, 2)
+        sums = together.reshape(query.shape[1], len(query))
     return output if return_aux is None else (output, sums)

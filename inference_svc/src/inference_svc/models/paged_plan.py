@@ -56,8 +56,8 @@ class PagedPlan:
         host.table[:rows, :blocks] = self.table
         host.key_counts[:rows] = self.key_counts
         lengths = [1] * self.singles + [chunk.last - chunk.first for chunk in self.chunks]
-        host.query_ends[1 : rows + 1] = np.cumsum(lengths)
-        host.key_ends[1 : rows + 1] = np.cumsum(self.key_counts)
+        for ends, counts in ((host.query_ends, lengths), (host.key_ends, self.key_counts)):
+            fill_ends(ends[: rows + 2], counts, self.singles)
 
 
 def plan_paged(rows: Sequence[Row], tables: BlockTables) -> PagedPlan:
@@ -89,6 +89,13 @@ def plan_paged(rows: Sequence[Row], tables: BlockTables) -> PagedPlan:
     for at, index in enumerate((*singles, *others)):
         plan.row_ends[index] = int(packed_ends[at])
     return plan
+
+
+def fill_ends(ends: Ints, counts: Sequence[int] | Longs, singles: int) -> None:
+    """`(rows + 2,)` of the `counts` of each row: sums from 0 over the single ones, and from 0 again over the others."""
+    ends[0] = ends[singles + 1] = 0
+    ends[1 : singles + 1] = np.cumsum(counts[:singles])
+    ends[singles + 2 :] = np.cumsum(counts[singles:])
 
 
 def fill_padding(host: HostStep, first: int, scratch: int, block_tokens: int) -> None:

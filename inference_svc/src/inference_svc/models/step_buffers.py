@@ -32,8 +32,8 @@ class HostStep:
     wanted: Longs  # (wanted,)
     table: Ints  # (rows, blocks)
     key_counts: Ints  # (rows,)
-    query_ends: Ints  # (rows + 1,), from 0: packed tokens up to the end of each row
-    key_ends: Ints  # (rows + 1,), from 0: keys of all rows up to the end of each
+    query_ends: Ints  # (rows + 2,): packed tokens up to the end of each single row, from 0; then of each other, from 0
+    key_ends: Ints  # (rows + 2,): likewise their keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class StepBuffers:
         self.shape = shape
         lengths = [shape.tokens] * 3 + [shape.wanted]
         sizes: list[tuple[int, ...]] = [(length,) for length in lengths]
-        small: list[tuple[int, ...]] = [(shape.rows, shape.blocks), (shape.rows,), (shape.rows + 1,), (shape.rows + 1,)]
+        small: list[tuple[int, ...]] = [(shape.rows, shape.blocks), (shape.rows,), (shape.rows + 2,), (shape.rows + 2,)]
         byte_count = 8 * sum(lengths) + 4 * sum(math.prod(size) for size in small)
         is_apart = device.type != "cpu"
         self._host = torch.zeros(byte_count, dtype=torch.uint8, pin_memory=is_apart)

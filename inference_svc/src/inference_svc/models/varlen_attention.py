@@ -15,7 +15,7 @@ import torch
 from inference_svc.models.attention_kernel import Scoring
 from inference_svc.models.gathered_attention import GatheredAttention
 from inference_svc.models.paged_attention import PagedKernel, PagedLayout
-from inference_svc.models.paged_plan import Chunk
+from inference_svc.models.paged_plan import Chunk, fill_ends
 from inference_svc.models.step_buffers import StepBuffers, StepShape
 
 _log = logging.getLogger(__name__)
@@ -30,10 +30,13 @@ class VarlenAttention:
 
     reads_in_place = True
 
-    def __init__(self, function: Callable[..., Any], with_logsumexp: Any, *, takes_sinks: bool = False) -> None:
-        """`function` is torch's; `with_logsumexp` asks it for the logarithms of its sums as well."""
+    def __init__(
+        self, function: Callable[..., Any], with_logsumexp: Any, dtype: torch.dtype, *, takes_sinks: bool = False
+    ) -> None:
+        """`function` is torch's, for numbers of `dtype`; `with_logsumexp` asks it for its sums' logarithms as well."""
         self.block_tokens = _BLOCK_TOKENS
         self._function = function
+        self._dtype = dtype
         self._with_logsumexp = with_logsumexp
         self._takes_sinks = takes_sinks
 
@@ -49,7 +52,7 @@ class VarlenAttention:
         if not set(signature(varlen_attn).parameters) >= _WANTED_OF_TORCH:
             return None
         for takes_sinks in (True, False):
-            kernel = cls(varlen_attn, AuxRequest(lse=True), takes_sinks=takes_sinks)
+            kernel = cls(varlen_attn, AuxRequest(lse=True), dtype, takes_sinks=takes_sinks)
             difference = difference_from_plain(kernel, dtype, device, with_sinks=takes_sinks)
             if difference <= _ALLOWED_DIFFERENCE:
                 return kernel
@@ -59,7 +62,8 @@ class VarlenAttention:
     def takes(self, query: torch.Tensor, values: torch.Tensor, scoring: Scoring) -> bool:
         dimension = query.shape[-1]
         return (
-            scoring.softcap is None
+            query.dtype == values.dtype == self._dtype  # some layers attend in float32 whatever the model's type
+            and scoring.softcap is None
             and (scoring.sinks is None or self._takes_sinks)
             and dimension == values.shape[-1]
             and dimension % 8 == 0
@@ -76,13 +80,13 @@ class VarlenAttention:
         scoring: Scoring,
     ) -> torch.Tensor:
         """Single tokens apart from chunks: alone, queries that share a key head read it once."""
-        step, singles, rows = layout.step, layout.singles, len(layout.step.key_counts)
+        singles, rows = layout.singles, len(layout.step.key_counts)
         parts = []
         if singles:
-            of = (0, singles, 0, singles, 1)
+            of = (slice(singles), slice(singles), slice(singles + 1), 1)
             parts.append(self._attend_rows(query, keys, values, layout, window, scoring, *of))
         if rows > singles:
-            of = (singles, rows, singles, len(step.token_ids), layout.longest_chunk)
+            of = (slice(singles, rows), slice(singles, None), slice(singles + 1, rows + 2), layout.longest_chunk)
             parts.append(self._attend_rows(query, keys, values, layout, window, scoring, *of))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -94,30 +98,26 @@ class VarlenAttention:
         layout: PagedLayout,
         window: int | None,
         scoring: Scoring,
-        first: int,
-        last: int,
-        first_token: int,
-        last_token: int,
+        rows: slice,
+        tokens: slice,
+        ends: slice,
         longest: int,
     ) -> torch.Tensor:
         step = layout.step
-        before = step.query_ends[first : last + 1]
-        keys_before = step.key_ends[first : last + 1]
-        # A lone query at the end of its keys sees them all without being told that it is causal.
-        left, right = (-1 if window is None else window - 1), (-1 if window is None and longest == 1 else 0)
+        left, right = _window(window, longest, layout.longest_keys, takes_sums=scoring.sinks is not None)
         answer = self._function(
-            query[first_token:last_token],
+            query[tokens],
             keys,
             values,
-            before - first_token if first else before,
-            keys_before - keys_before[0] if first else keys_before,
+            step.query_ends[ends],
+            step.key_ends[ends],
             longest,
             layout.longest_keys,
             scale=scoring.scaling,
             window_size=(left, right),
             enable_gqa=query.shape[1] != keys.shape[2],
-            seqused_k=step.key_counts[first:last],
-            block_table=step.table[first:last],
+            seqused_k=step.key_counts[rows],
+            block_table=step.table[rows],
             num_splits=1,
             return_aux=None if scoring.sinks is None else self._with_logsumexp,
         )
@@ -127,6 +127,17 @@ class VarlenAttention:
         attended, logsumexp = answer  # the latter (heads, tokens)
         share = torch.sigmoid(logsumexp - scoring.sinks.to(logsumexp.dtype)[:, None])
         return attended * share.T[:, :, None].to(attended.dtype)
+
+
+def _window(window: int | None, longest: int, longest_keys: int, *, takes_sums: bool) -> tuple[int, int]:
+    """A lone query at the end of its keys sees them all without being told that it is causal, and is then computed with
+    the others that share its key head; their logarithms however come in an order that depends on the number of rows.
+    A window as wide as all keys keeps them apart."""
+    if window is not None:
+        return window - 1, 0
+    if longest > 1:
+        return -1, 0
+    return (longest_keys, 0) if takes_sums else (-1, -1)
 
 
 def difference_from_plain(kernel: PagedKernel, dtype: torch.dtype, device: torch.device, *, with_sinks: bool) -> float:
@@ -157,15 +168,14 @@ def difference_from_plain(kernel: PagedKernel, dtype: torch.dtype, device: torch
 
 
 def _layout_for_check(size: int, device: torch.device) -> PagedLayout:
-    """Two single rows, then chunks of 5 and 70 tokens, over one to three blocks each."""
-    counts, lengths = [2 * size + 3, 9, size + 7, 70], [1, 1, 5, 70]
+    """Four single rows of one key and many, then chunks of 5 and 70 tokens, over one to three blocks each."""
+    counts, lengths = [2 * size + 3, 9, 1, size, size + 7, 70], [1, 1, 1, 1, 5, 70]
     buffers = StepBuffers(StepShape(sum(lengths), len(counts), 3, 0), device)
     host = buffers.host
-    host.table[:] = [[5, 0, 3], [1, 6, 6], [2, 4, 6], [6, 6, 6]]
+    host.table[:] = [[5, 0, 3], [1, 6, 6], [0, 6, 6], [3, 6, 6], [2, 4, 6], [6, 6, 6]]
     host.key_counts[:] = counts
-    for at, (length, count) in enumerate(zip(lengths, counts, strict=True)):
-        host.query_ends[at + 1] = host.query_ends[at] + length
-        host.key_ends[at + 1] = host.key_ends[at] + count
+    fill_ends(host.query_ends, lengths, 4)
+    fill_ends(host.key_ends, counts, 4)
     buffers.send()
-    chunks = (Chunk(2, 7, 2, size + 2), Chunk(7, 77, 3, 0))
-    return PagedLayout(buffers.device, 2, chunks, 70, max(counts))
+    chunks = (Chunk(4, 9, 4, size + 2), Chunk(9, 79, 5, 0))
+    return PagedLayout(buffers.device, 4, chunks, 70, max(counts))

@@ -9,7 +9,7 @@ from inference_svc.engine.runner import DeviceLost, OutOfDeviceMemory
 
 _ALLOCATION_FAILED = "can't allocate memory"  # how torch's CPU allocator says it
 _OUT_OF_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # outside of torch's own allocator
-_OF_DEVICE = ("CUDA error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "cuDNN error", "NCCL error")
+_OF_DEVICE = ("CUDA error", "CUDA driver error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "cuDNN error", "NCCL error")
 
 
 @contextmanager

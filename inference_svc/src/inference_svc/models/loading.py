@@ -25,6 +25,7 @@ from inference_svc.models.placement import (
     generation_step_tokens,
     paged_shape,
     placement_of,
+    prepare,
 )
 from inference_svc.models.prefix_store import PrefixSettings
 from inference_svc.models.readout import logits_readout, vector_readout
@@ -75,6 +76,7 @@ def load_model(
 def _load_generation(spec: ModelSpec, folder: Path, tell: Callable[[str], None]) -> LoadedModel:
     config = read_config(folder)
     placement = placement_of(spec, config)
+    prepare(placement.device)
     wrapper = read_tokenizer(folder)
     model = read_model(folder, spec.task, config, placement)
     tokenizer = FastTokenizer(wrapper, end_token_ids=_end_token_ids(model, wrapper), has_type_ids=False, prompts={})
@@ -137,6 +139,7 @@ def _grammars(tokenizer: FastTokenizer, vocabulary_size: int, tell: Callable[[st
 def _load_encoder(spec: ModelSpec, folder: Path) -> LoadedModel:
     config = read_config(folder)
     placement = placement_of(spec, config)
+    prepare(placement.device)
     sentence = read_sentence_files(folder)
     wrapper = read_tokenizer(folder)
     model = read_model(folder, spec.task, config, placement)

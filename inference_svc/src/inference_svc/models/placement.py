@@ -56,6 +56,13 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def prepare(device: torch.device) -> None:
+    """On newer GPUs (Hopper and later) torch would give attention to cuDNN first, which plans anew for every shape, for
+    tens of milliseconds each; here nearly every step has shapes of its own."""
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def encoder_step_tokens(spec: ModelSpec, placement: Placement, max_input_tokens: int) -> int:
     """A step takes at least the longest input."""
     return max(spec.step_token_budget or _ENCODER_STEP_TOKENS[placement.device.type], max_input_tokens)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from inference_svc.models.placement import prepare
 
 from load import gpu_parts as parts
 
@@ -59,6 +60,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=default / "gpu.json")
     options = parser.parse_args()
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
+    prepare(device)
     account = Account(options.out, options.seconds)
     measure(account, device, dtype, parts.TINY if options.tiny else parts.Scale())
     _table(account.rows)
@@ -78,24 +80,32 @@ def measure(account: Account, device: torch.device, dtype: torch.dtype, scale: p
     def models() -> parts.Rows:
         made["model"] = parts.made_llama(device, dtype, scale)
         began = time.monotonic()
-        made["runner"] = parts.serving(made["model"], device, dtype, scale)
+        recorder = parts.recorder_as_served(device, dtype)
+        made["runner"] = parts.serving(made["model"], device, dtype, scale, recorder)
+        sizes = recorder.sizes if isinstance(recorder, parts.Counted) else 0
+        made["led"] = f"{sizes} sizes recorded" if sizes else "led by the host"
         millions = sum(parameter.numel() for parameter in made["model"].parameters()) / 1e6
-        described = {"block_tokens": made["runner"].cache_block_tokens, "load_seconds": time.monotonic() - began}
+        described = {"way": made["runner"].way, "steps": made["led"], "load_seconds": time.monotonic() - began}
         return [{"part": "model", "what": f"Llama, {millions:.0f} M parameters", **described}]
 
+    def decoding(*, drawn: bool) -> parts.Rows:
+        return parts.decode_rows(made["runner"], made["model"], made["bandwidth"], scale, made["led"], drawn=drawn)
+
     def led() -> parts.Rows:
-        made["led"] = parts.serving(
-            parts.made_llama(device, dtype, scale), device, dtype, scale, recorder=parts.NoRecorder()
-        )
-        return parts.decode_rows(made["led"], made["model"], made["bandwidth"], scale, "off")
+        model = parts.made_llama(device, dtype, scale)
+        runner = parts.serving(model, device, dtype, scale, parts.NoRecorder())
+        return parts.decode_rows(runner, model, made["bandwidth"], scale, "led by the host")
 
     account.take("references", references)
     account.take("model", models)
-    account.take("decode", lambda: parts.decode_rows(made["runner"], made["model"], made["bandwidth"], scale, "on"))
+    account.take("decode", lambda: decoding(drawn=False))
+    account.take("decode, half drawn", lambda: decoding(drawn=True))
     account.take("prefill", lambda: parts.prefill_row(made["runner"], made["model"], made["matrix"], scale))
     account.take("host gap", lambda: parts.host_gap_row(made["runner"], device, scale))
-    account.take("decode without graphs", led)
-    account.take("graphs", lambda: parts.repeat_row(made["runner"], made["led"], scale))
+    if made.get("led") != "led by the host":
+        account.take("decode without graphs", led)
+    for each in dict.fromkeys((torch.float32, dtype)):
+        account.take("recorded steps", lambda each=each: parts.repeat_row(device, each))
     made.clear()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -130,6 +140,7 @@ def _environment() -> dict[str, object]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
         "when": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from inference_svc.engine.runner import Row
-from inference_svc.models.decode_graphs import CannotRecord, Repeat
+from inference_svc.models.cuda_graphs import CudaRecorder
+from inference_svc.models.decode_graphs import CallAgain, CannotRecord, Recorder, Repeat
 from inference_svc.models.generation_runner import PackedGenerationRunner
 from inference_svc.models.paged_steps import PagedSettings, PagedSteps
+from inference_svc.models.varlen_attention import VarlenAttention
 from inference_svc.requests import Sampling
 from support.driving import Driver, generation
 from support.generation_models import ARCHITECTURES, build_model
@@ -51,6 +53,19 @@ class NoRecorder:
 
     def record(self, compute: Repeat) -> Repeat:
         raise CannotRecord("graphs are off in this part")
+
+
+class Counted:
+    """The device's own recorder, and how many sizes it has recorded."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sizes = 0
+        self._recorder: Recorder = CudaRecorder(device) if device.type == "cuda" else CallAgain()
+
+    def record(self, compute: Repeat) -> Repeat:
+        repeat = self._recorder.record(compute)
+        self.sizes += 1
+        return repeat
 
 
 def wait_for(device: torch.device) -> None:
@@ -104,7 +119,7 @@ def made_llama(device: torch.device, dtype: torch.dtype, scale: Scale) -> PreTra
 
 
 def serving(
-    model: PreTrainedModel, device: torch.device, dtype: torch.dtype, scale: Scale, **settings: Any
+    model: PreTrainedModel, device: torch.device, dtype: torch.dtype, scale: Scale, recorder: Recorder
 ) -> PackedGenerationRunner:
     slots = max(*scale.batches, scale.gap_batch)
     context = -(-max(scale.prefill, scale.prompt + 4 * scale.steps + 64) // 256) * 256
@@ -116,19 +131,31 @@ def serving(
         device=device,
         dtype=dtype,
         prepack=False,
-        paged=PagedSettings(tokens, shares=False, **settings),
+        paged=PagedSettings(tokens, shares=False, recorder=recorder),
     )
-    runner.warm_up()
+    list(runner.warm_up())
     return runner
 
 
+def recorder_as_served(device: torch.device, dtype: torch.dtype) -> Counted | NoRecorder:
+    """A GPU's steps are recorded where attention reads its blocks in place. On other devices they are repeated by
+    calling, for the way's sake."""
+    if device.type == "cuda" and VarlenAttention.where_right(dtype, device) is None:
+        return NoRecorder()
+    return Counted(device)
+
+
 @contextmanager
-def decoding(runner: PackedGenerationRunner, count: int, scale: Scale) -> Iterator[Callable[[], None]]:
-    """`count` sequences behind their prompts; each call is one more step of all of them. Half of them are drawn."""
+def decoding(
+    runner: PackedGenerationRunner, count: int, scale: Scale, *, drawn: bool = False
+) -> Iterator[Callable[[], None]]:
+    """`count` sequences behind their prompts; each call is one more step of all of them. Where any are `drawn`, it is
+    every other one, at a low temperature: the logits of a model made by seed are flat, those of a trained one are not.
+    """
     lengths = [scale.prompt] * count
     last = [5] * count
     for slot in range(count):
-        sampling = Sampling(temperature=float(slot % 2), top_p=0.9 if slot % 2 else 1.0, seed=slot)
+        sampling = Sampling(temperature=0.1, top_p=0.9, seed=slot) if drawn and slot % 2 else Sampling(temperature=0.0)
         runner.open(slot, generation([7 + slot % 50] * scale.prompt, 10_000, sampling=sampling))
     for first in range(0, count, 16):
         part = range(first, min(first + 16, count))
@@ -149,20 +176,23 @@ def decoding(runner: PackedGenerationRunner, count: int, scale: Scale) -> Iterat
             runner.close(slot)
 
 
-def decode_rows(runner: PackedGenerationRunner, model: PreTrainedModel, rate: float, scale: Scale, graphs: str) -> Rows:
-    """Step time at each batch size, over the time that reading weights and cache takes at the copy's bandwidth."""
+def decode_rows(
+    runner: PackedGenerationRunner, model: PreTrainedModel, rate: float, scale: Scale, led: str, *, drawn: bool = False
+) -> Rows:
+    """Step time at each batch size, over the time that reading weights and cache takes at the copy's bandwidth. `led`
+    says by whom steps are."""
     device = model.device
     weights = sum(parameter.nbytes for parameter in model.parameters()) - model.get_input_embeddings().weight.nbytes
     per_token = runner.cache_byte_count // (runner.cache_token_count + runner.cache_block_tokens)
     rows: Rows = []
     for batch in scale.batches:
-        with decoding(runner, batch, scale) as step:
+        with decoding(runner, batch, scale, drawn=drawn) as step:
             seconds = median_seconds(device, step, scale.steps)
         floor = (weights + batch * (scale.prompt + scale.steps // 2) * per_token) / rate
         rows.append(
             {
-                "part": f"decode, graphs {graphs}",
-                "what": f"batch {batch}",
+                "part": f"decode, {led}",
+                "what": f"batch {batch}{', half drawn' if drawn else ''}",
                 "milliseconds": seconds * 1e3,
                 "floor_milliseconds": floor * 1e3,
                 "times_the_floor": seconds / floor,
@@ -201,6 +231,7 @@ def prefill_row(runner: PackedGenerationRunner, model: PreTrainedModel, rate: fl
 
 def host_gap_row(runner: PackedGenerationRunner, device: torch.device, scale: Scale) -> Rows:
     """What of a step the device computes nothing: kernels' time by the profiler, the step's without it."""
+    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     with decoding(runner, scale.gap_batch, scale) as step:
@@ -209,7 +240,8 @@ def host_gap_row(runner: PackedGenerationRunner, device: torch.device, scale: Sc
             for _ in range(scale.steps):
                 step()
             wait_for(device)
-    busy = sum(event.self_device_time_total for event in seen.key_averages()) / 1e6 / scale.steps
+    on_device = [each for each in seen.key_averages() if each.device_type != DeviceType.CPU]  # the host's ops repeat it
+    busy = sum(each.self_device_time_total for each in on_device if not each.is_user_annotation) / 1e6 / scale.steps
     return [
         {
             "part": "host gap",
@@ -228,7 +260,7 @@ def exact_rows(architecture: str, device: torch.device) -> Rows:
     runner = PackedGenerationRunner(
         build_model(architecture), slot_count=8, max_context_tokens=256, device=device, prepack=False, paged=paged
     )
-    runner.warm_up()
+    list(runner.warm_up())
     lengths = (1, 3, 17, 40, 64, 100, 130, 9)
     asked = {
         f"r{index}": generation([(7 * index + 13 * at) % 490 + 4 for at in range(length)], 16)
@@ -291,10 +323,25 @@ def _perplexity(logits: torch.Tensor, ids: torch.Tensor) -> float:
     return float(torch.nn.functional.cross_entropy(logits[:-1], ids[1:]).exp())
 
 
-def repeat_row(runner: PackedGenerationRunner, led: PackedGenerationRunner, scale: Scale) -> Rows:
-    """Recorded steps give the tokens of steps that the host leads."""
-    asked = {f"r{index}": generation([11 + index] * (5 + 9 * index), 24) for index in range(min(8, runner.slot_count))}
-    recorded = {name: each.output_ids for name, each in Driver(runner).run(asked).items()}
-    same = {name: each.output_ids for name, each in Driver(led).run(asked).items()}
-    equal = sum(recorded[name] == same[name] for name in asked)
-    return [{"part": "graphs", "what": "answers equal to those of led steps", "equal": equal, "of": len(asked)}]
+def repeat_row(device: torch.device, dtype: torch.dtype) -> Rows:
+    """Recorded steps give the tokens of steps that the host leads; in half precision a tie may fall otherwise, since
+    recorded ones have rows that nobody reads. Recorded here whatever attention does, with a small context, so that
+    recording itself is seen on any GPU."""
+    counted, told = Counted(device), []
+    asked = {f"r{index}": generation([11 + index] * (5 + 9 * index), 24) for index in range(8)}
+    for recorder in (counted, NoRecorder()):
+        runner = PackedGenerationRunner(
+            build_model("llama", dtype),
+            slot_count=12,
+            max_context_tokens=256,
+            device=device,
+            dtype=dtype,
+            prepack=False,
+            paged=PagedSettings(12 * 256, recorder=recorder),
+        )
+        list(runner.warm_up())
+        told.append({name: each.output_ids for name, each in Driver(runner).run(asked).items()})
+    equal = sum(told[0][name] == told[1][name] for name in asked)
+    row = {"part": "recorded steps", "what": str(dtype).removeprefix("torch."), "sizes": counted.sizes}
+    is_right = counted.sizes > 0 and (equal == len(asked) or dtype != torch.float32)
+    return [row | {"equal": equal, "of": len(asked), "passed": is_right}]

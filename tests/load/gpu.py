@@ -104,6 +104,7 @@ def measure(account: Account, device: torch.device, dtype: torch.dtype, scale: p
     account.take("host gap", lambda: parts.host_gap_row(made["runner"], device, scale))
     if made.get("led") != "led by the host":
         account.take("decode without graphs", led)
+    account.take("encode", lambda: parts.encode_rows(device, dtype, made["matrix"], scale))
     for each in dict.fromkeys((torch.float32, dtype)):
         account.take("recorded steps", lambda each=each: parts.repeat_row(device, each))
     made.clear()

@@ -1,23 +1,28 @@
 """What `load.gpu` measures, part by part. Each gives rows of a table; times are medians, references of the same run."""
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from inference_svc.engine.runner import Row
 from inference_svc.models.cuda_graphs import CudaRecorder
 from inference_svc.models.decode_graphs import CallAgain, CannotRecord, Recorder, Repeat
+from inference_svc.models.encoder_runner import PackedEncoderRunner
 from inference_svc.models.generation_runner import PackedGenerationRunner
 from inference_svc.models.paged_steps import PagedSettings, PagedSteps
+from inference_svc.models.readout import vector_readout
+from inference_svc.models.sentence_transformers_files import SentenceFiles
 from inference_svc.models.varlen_attention import VarlenAttention
-from inference_svc.requests import Sampling
+from inference_svc.requests import EncodedInput, Sampling
 from support.driving import Driver, generation
 from support.generation_models import ARCHITECTURES, build_model
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, BertConfig, LlamaConfig, PreTrainedModel
 
 Rows = list[dict[str, Any]]
 _NEAR_TIE = 1e-3
@@ -43,9 +48,13 @@ class Scale:
     matrix: int = 8192
     copied_bytes: int = 1 << 31
     architectures: tuple[str, ...] = tuple(ARCHITECTURES)
+    encoder_hidden: int = 768
+    encoder_layers: int = 12
+    encoder_tokens: int = 16_384
 
 
-TINY = Scale(64, 96, 2, 4, 2, 512, (1, 4), 4, 24, 3, 128, 256, 1 << 24, ("llama", "mistral_windowed", "gpt_oss_sinks"))
+_TINY_ARCHITECTURES = ("llama", "mistral_windowed", "gpt_oss_sinks")
+TINY = Scale(64, 96, 2, 4, 2, 512, (1, 4), 4, 24, 3, 128, 256, 1 << 24, _TINY_ARCHITECTURES, 96, 2, 1024)
 
 
 class NoRecorder:
@@ -227,6 +236,53 @@ def prefill_row(runner: PackedGenerationRunner, model: PreTrainedModel, rate: fl
             "share_of_matrix_rate": operations / seconds / rate,
         }
     ]
+
+
+class ByGroup:
+    """A WholeRow that leaves every row to attention group by group."""
+
+    def takes(self, query: torch.Tensor, value: torch.Tensor) -> bool:
+        return False
+
+    def attend(self, *arguments: Any, **named: Any) -> torch.Tensor:
+        raise AssertionError("it takes nothing")
+
+
+def encode_rows(device: torch.device, dtype: torch.dtype, rate: float, scale: Scale) -> Rows:
+    """A pass of mixed texts through a BERT of base size made by seed, over the rate of a large matrix product: with
+    attention as it is chosen here, and group by group."""
+    torch.manual_seed(1234)
+    heads = scale.encoder_hidden // 64 or 1
+    config = BertConfig(
+        vocab_size=scale.vocabulary,
+        hidden_size=scale.encoder_hidden,
+        num_hidden_layers=scale.encoder_layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * scale.encoder_hidden,
+    )
+    with device:
+        model = AutoModel.from_config(config, dtype=dtype).eval()
+    lengths = _mixed_lengths(scale.encoder_tokens)
+    inputs = [EncodedInput(at, (7 + at % 50,) * length, None) for at, length in enumerate(lengths)]
+    layers = sum(parameter.numel() for parameter in model.encoder.parameters())
+    attention = 4 * scale.encoder_layers * scale.encoder_hidden
+    operations = sum(2 * layers * length + attention * length * length for length in lengths)
+    told: Rows = []
+    for what, whole_row in (("as chosen here", None), ("by group", ByGroup())):
+        runner = PackedEncoderRunner(model, vector_readout(model, SentenceFiles()), prepack=False, whole_row=whole_row)
+        seconds = median_seconds(device, partial(runner.encode, inputs), 8)
+        row: dict[str, Any] = {"part": "encode", "what": f"{len(lengths)} texts, {sum(lengths):,} tokens, {what}"}
+        row |= {"milliseconds": seconds * 1e3, "tokens_per_second": sum(lengths) / seconds}
+        told.append(row | {"share_of_matrix_rate": operations / seconds / rate})
+    return told
+
+
+def _mixed_lengths(tokens: int) -> list[int]:
+    """Up to 512 each, most of them short."""
+    chance, lengths = random.Random(3), [1]
+    while sum(lengths) < tokens:
+        lengths.append(min(512, int(chance.lognormvariate(4.2, 0.9)) + 3, tokens - sum(lengths)))
+    return lengths
 
 
 def host_gap_row(runner: PackedGenerationRunner, device: torch.device, scale: Scale) -> Rows:

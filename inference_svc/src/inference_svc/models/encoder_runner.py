@@ -12,11 +12,17 @@ from transformers import PreTrainedModel
 from inference_svc.errors import ModelLoadError
 from inference_svc.models.device_faults import device_faults_named
 from inference_svc.models.fusing import fuse_layers
-from inference_svc.models.packed_bidirectional import ATTENTION_NAME, PackedLayout, register_packed_attention
+from inference_svc.models.packed_bidirectional import (
+    ATTENTION_NAME,
+    PackedLayout,
+    WholeRow,
+    register_packed_attention,
+)
 from inference_svc.models.packed_mpnet import PackedMPNet
 from inference_svc.models.pooling import Readout
 from inference_svc.models.prepacked import own_weights, prepack_linears, takes_any_row_count
 from inference_svc.models.row_counts import filler_count
+from inference_svc.models.varlen_inputs import VarlenInputs
 from inference_svc.requests import EncodedInput
 
 
@@ -24,7 +30,10 @@ class PackedEncoderRunner:
     """An engine.runner.EncoderRunner. `model` is in eval mode on its device and is this runner's own from here on:
     its attention is replaced and, on a CPU, its linear layers are packed for the kernels."""
 
-    def __init__(self, model: PreTrainedModel, readout: Readout, *, prepack: bool = True) -> None:
+    def __init__(
+        self, model: PreTrainedModel, readout: Readout, *, prepack: bool = True, whole_row: WholeRow | None = None
+    ) -> None:
+        """`whole_row` is chosen by the device where it is None."""
         register_packed_attention()
         self._device = model.device  # asked first: packed layers have no parameters to ask
         own_weights(model)
@@ -34,6 +43,7 @@ class PackedEncoderRunner:
         self._fills = self._device.type == "cpu" and not takes_any_row_count(model)
         base: nn.Module = model.base_model
         self._readout = readout
+        self._whole_row = VarlenInputs.where_right(model.dtype, model.device) if whole_row is None else whole_row
         self._first_position = first_position(model)
         self._has_type_ids = takes_type_ids(model)
         self._options: dict[str, object] = {}
@@ -58,7 +68,7 @@ class PackedEncoderRunner:
         return answer
 
     def _pass(self, laid: Sequence[EncodedInput]) -> torch.Tensor:
-        layout = PackedLayout.of([len(one.token_ids) for one in laid], self._device)
+        layout = PackedLayout.of([len(one.token_ids) for one in laid], self._device, self._whole_row)
         filler = filler_count(layout.token_count) if self._fills else 0
         positions = torch.nn.functional.pad(layout.positions, (0, filler))
         tensors = {

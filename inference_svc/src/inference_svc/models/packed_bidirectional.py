@@ -1,12 +1,14 @@
 """Attention over whole inputs that lie end to end in one row, each seeing only itself.
 
 transformers knows packing for causal masks only; here a function registered with its attention interface gets the
-layout as a keyword argument of the forward and attends group by group. No state: several models share the function.
+layout as a keyword argument of the forward and attends group by group, or in one call where the layout names what can.
+No state: several models share the function.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Protocol
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -38,23 +40,30 @@ class PackedLayout:
     groups: tuple[EqualInputs, ...]
     starts: torch.Tensor  # (inputs,) int64
     positions: torch.Tensor  # (tokens,) int64, from 0 in every input
+    bounds: torch.Tensor  # (inputs + 1,) int32: where each begins, and where the last one ends
+    whole_row: "WholeRow | None" = None
     _masks: dict[tuple[int, int, bool], torch.Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device) -> "PackedLayout":
+    def of(cls, lengths: Sequence[int], device: torch.device, whole_row: "WholeRow | None" = None) -> "PackedLayout":
         groups, start = [], 0
         for length, run in groupby(lengths):
             groups.append(EqualInputs(start, sum(1 for _ in run), length))
             start = groups[-1].end
         counts = torch.tensor(lengths, dtype=torch.int64)
-        starts = counts.cumsum(0) - counts
-        positions = torch.arange(start) - torch.repeat_interleave(starts, counts)
-        return cls(tuple(lengths), device, tuple(groups), starts.to(device), positions.to(device))
+        bounds = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        positions = torch.arange(start) - torch.repeat_interleave(bounds[:-1], counts)
+        on_device = (bounds[:-1].to(device), positions.to(device), bounds.int().to(device))
+        return cls(tuple(lengths), device, tuple(groups), *on_device, whole_row)
 
     @property
     def token_count(self) -> int:
         """Of all inputs; the row may be longer, with filler at its end that nobody reads."""
         return self.groups[-1].end
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
 
     @property
     def lasts(self) -> torch.Tensor:
@@ -71,6 +80,24 @@ class PackedLayout:
             mask = (away >= 0) & (away < window) if causal else away.abs() < window
             self._masks[length, window, causal] = mask
         return mask
+
+
+class WholeRow(Protocol):
+    """Attends for all inputs of a row in one call."""
+
+    def takes(self, query: torch.Tensor, value: torch.Tensor) -> bool: ...
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        packing: PackedLayout,
+        *,
+        scaling: float | None,
+        causal: bool,
+        window: int | None,
+    ) -> torch.Tensor: ...
 
 
 def attend_whole_inputs(
@@ -112,6 +139,8 @@ def attend(
 ) -> torch.Tensor:
     """Shapes as in `attend_whole_inputs`. `bias` `(1, heads, longest, longest)` is added to the scores of every
     input, its upper left corner to shorter ones; it depends on distance alone."""
+    if bias is None and packing.whole_row is not None and packing.whole_row.takes(query, value):
+        return packing.whole_row.attend(query, key, value, packing, scaling=scaling, causal=causal, window=window)
     tokens, heads = query.shape[2], query.shape[1]
     out: torch.Tensor = value.new_empty(1, tokens, heads, value.shape[3])
     out[:, packing.token_count :] = 0.0

@@ -12,12 +12,15 @@ from inference_svc.models import prepacked
 from inference_svc.models.checkpoint import quiet
 from inference_svc.models.encoder_runner import PackedEncoderRunner, checked_encoder_runner, takes_type_ids
 from inference_svc.models.onednn_linear import OneDnnLinear
+from inference_svc.models.packed_bidirectional import PackedLayout
 from inference_svc.models.packed_linear import PackedLinear
 from inference_svc.models.panel_linear import PanelLinear
-from inference_svc.models.pooling import Pooling
+from inference_svc.models.pooling import Pooling, mean_in_one, pool
 from inference_svc.models.readout import logits_readout, vector_readout
 from inference_svc.models.sentence_transformers_files import SentenceFiles
+from inference_svc.models.varlen_inputs import VarlenInputs, difference_from_groups
 from inference_svc.requests import EncodedInput
+from support.plain_varlen import plain_varlen_inputs
 
 torch.set_num_threads(1)
 
@@ -132,6 +135,48 @@ def test_vectors_of_a_mixed_row_equal_those_of_each_input_alone(family: str) -> 
     runner, width = checked_encoder_runner(model, vector_readout(model, SentenceFiles()), max_tokens=128)
     assert width == 32
     assert_same(runner.encode(inputs), expected)
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_attention_in_one_call_gives_what_it_gives_by_group(family: str) -> None:
+    """As on a GPU, in half precision; the call by its documented meaning."""
+    model, calls = made(family, "ForSequenceClassification", num_labels=3), []
+
+    def counted(*arguments: Any, **named: Any) -> torch.Tensor:
+        calls.append(named["window_size"])
+        return plain_varlen_inputs(*arguments, **named)
+
+    inputs = inputs_for(model)
+    expected = np.concatenate([plain(model, one).logits.numpy() for one in inputs])
+    whole_row = VarlenInputs(counted, torch.float32)
+    runner = PackedEncoderRunner(model, logits_readout(model), prepack=False, whole_row=whole_row)
+    assert_same(runner.encode(inputs), expected)
+    assert len(calls) == (0 if family == "mpnet" else 2), "one a layer, but where scores have a bias"
+
+
+def test_a_call_for_all_inputs_that_is_wrong_here_is_not_used() -> None:
+    def sees_neighbours(*arguments: Any, **named: Any) -> torch.Tensor:
+        return plain_varlen_inputs(*arguments, **(named | {"window_size": (-1, -1)}))
+
+    def refuses(*arguments: Any, **named: Any) -> torch.Tensor:
+        raise RuntimeError("no kernel for this device")
+
+    cpu = torch.device("cpu")
+    assert difference_from_groups(VarlenInputs(plain_varlen_inputs, torch.float32), torch.float32, cpu) < 1e-5
+    for wrong in (sees_neighbours, refuses):
+        assert difference_from_groups(VarlenInputs(wrong, torch.float32), torch.float32, cpu) > 0.1
+    assert VarlenInputs.where_right(torch.bfloat16, cpu) is None
+    assert VarlenInputs.where_right(torch.float32, torch.device("cuda")) is None
+
+
+def test_a_mean_in_one_call_is_the_mean_of_each_input_and_none_spoils_another() -> None:
+    layout = PackedLayout.of(LENGTHS, torch.device("cpu"))
+    hidden = torch.randn(sum(LENGTHS), 32, generator=torch.Generator().manual_seed(1))
+    by_group = pool(hidden, layout, [Pooling.MEAN])
+    assert torch.allclose(mean_in_one(hidden, layout), by_group, atol=1e-6)
+    hidden[int(layout.starts[3])] = torch.nan
+    spoilt = mean_in_one(hidden, layout)
+    assert [bool(row.isfinite().all()) for row in spoilt] == [index != 3 for index in range(len(LENGTHS))]
 
 
 @pytest.mark.parametrize("pooling", list(Pooling), ids=lambda kind: kind.value)

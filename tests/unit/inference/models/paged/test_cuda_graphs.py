@@ -1,6 +1,7 @@
 """What a recording asks of a GPU, and what it leaves behind where it is refused. A stand-in takes torch's place, which
 does as torch does: a capture that fails stays the current stream, and its pool stays open."""
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -23,13 +24,21 @@ class Gpu:
         self.captured = 0
         self.refuses: type[Exception] | None = None  # what the end of a capture raises
         self.CUDAGraph = lambda: SimpleNamespace(replay=lambda: None)
-        self.Stream = lambda device: SimpleNamespace(name="capture", wait_stream=lambda other: None)
+        self.streams = 0
+        self.joined = 0  # times that the current stream was told to wait for another
+
+    def Stream(self, device: torch.device) -> Any:
+        self.streams += 1
+        return SimpleNamespace(name="capture", cuda_stream=self.streams % 32, wait_stream=lambda other: None)
 
     def graph_pool_handle(self) -> tuple[int, int]:
         return (0, 1)
 
     def current_stream(self) -> Any:
-        return SimpleNamespace(wait_stream=lambda other: None)
+        def join(other: Any) -> None:
+            self.joined += 1
+
+        return SimpleNamespace(wait_stream=join)
 
     def current_device(self) -> int:
         return 0
@@ -73,13 +82,12 @@ class Gpu:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     gpu = Gpu()
     own = SimpleNamespace(_cuda_endAllocateToPool=gpu.end_allocate)
     monkeypatch.setattr(cuda_graphs, "torch", SimpleNamespace(cuda=gpu, _C=own))
-    cuda_graphs._stream_of.cache_clear()
-    yield gpu
-    cuda_graphs._stream_of.cache_clear()
+    monkeypatch.setattr(cuda_graphs, "_with_streams", weakref.WeakSet())
+    return gpu
 
 
 def recorded(compute: Callable[[], None]) -> None:
@@ -101,6 +109,20 @@ def test_a_step_that_waits_for_the_device_is_refused_before_anything_is_captured
     with pytest.raises(CannotRecord, match="RuntimeError: called a synchronizing CUDA operation"):
         recorded(waits)
     assert (gpu.current, gpu.debug, gpu.open_pools, gpu.captured) == ("default", 0, 0, 0)
+    assert gpu.joined == 1, "what was begun reads memory that is given away next"
+
+
+def test_no_two_models_that_live_record_on_one_stream(gpu: Gpu) -> None:
+    recorders = [CudaRecorder(torch.device("cuda", 0)) for _ in range(40)]
+    for recorder in recorders[:32]:
+        recorder.record(lambda: None)
+    assert len({recorder.stream.cuda_stream for recorder in recorders[:32]}) == 32
+    with pytest.raises(CannotRecord, match="32 models"):
+        recorders[32].record(lambda: None)
+    freed = recorders[5].stream.cuda_stream
+    del recorder, recorders[5]
+    recorders[32].record(lambda: None)
+    assert recorders[32].stream.cuda_stream == freed
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -16,6 +16,7 @@ from inference_svc.catalogue import Catalogue
 from inference_svc.engine.engine import Engine
 from inference_svc.errors import (
     Draining,
+    EngineStopped,
     FieldViolation,
     ModelBusy,
     ModelExists,
@@ -151,6 +152,7 @@ class Residency:
     async def _read(self, spec: ModelSpec, progress: Progress, *, beside_others: bool) -> LoadedModel:
         """A warm model. Raises ModelLoadError, having told the catalogue; nothing is held then."""
         began, why = time.monotonic(), ""
+        model: LoadedModel | None = None
         self._engine.loading(True)
         try:
             load = partial(self._loader.load, spec, progress, beside_others=beside_others)
@@ -164,8 +166,11 @@ class Residency:
                 why = f"model {spec.name} ({spec.source}) cannot be served: {why}"
         finally:
             self._engine.loading(False)
-            self._engine.call(self._loader.settle)
-        if why:  # raised here, for a traceback would keep half a model alive
+            settled = self._engine.call(self._loader.settle)
+        if model is None or why:  # raised here, for a traceback would keep half a model alive
+            model = None
+            with suppress(EngineStopped):  # by then the model thread has left the part that failed
+                await asyncio.wrap_future(settled)
             await in_daemon_thread(partial(self._loader.let_go, []))
             self._catalogue.failed(spec, why)
             raise ModelLoadError(why)

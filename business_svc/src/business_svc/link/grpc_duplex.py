@@ -120,7 +120,11 @@ async def _write(call: Any, frame: SessionRequest) -> None:
     if beneath is None:
         await call.write(frame)
     else:
-        await beneath(frame.SerializeToString())
+        try:
+            await beneath(frame.SerializeToString())
+        except asyncio.CancelledError:
+            call.cancel()  # no other write may follow one that was given up
+            raise
 
 
 def _lost(error: grpc.aio.AioRpcError) -> DuplexLost:

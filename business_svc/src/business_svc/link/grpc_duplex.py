@@ -114,8 +114,7 @@ async def _write(call: Any, frame: SessionRequest) -> None:
     """A write to a call that the server has ended fails, and grpc.aio's own then puts an INTERNAL of its making in the
     place of the server's status (grpc/grpc#36066): why would be lost, and `cancel` would leave core's call as it is,
     with a task and a connection, for there seems to be nothing to cancel. What is reached for here is private (1.85);
-    without it, only that. Raises AioRpcError, InternalError,
-    InvalidStateError."""
+    without it, only that. Raises AioRpcError, InternalError, InvalidStateError."""
     beneath = getattr(getattr(call, "_cython_call", None), "send_serialized_message", None)
     if beneath is None:
         await call.write(frame)

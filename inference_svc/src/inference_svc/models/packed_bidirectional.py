@@ -83,9 +83,11 @@ class PackedLayout:
 
 
 class WholeRow(Protocol):
-    """Attends for all inputs of a row in one call."""
+    """Attends for all inputs of a row in one call. Shapes as in `attend_whole_inputs`."""
 
-    def takes(self, query: torch.Tensor, value: torch.Tensor) -> bool: ...
+    def takes(self, query: torch.Tensor, value: torch.Tensor) -> bool:
+        """Whether it can compute this layer."""
+        ...
 
     def attend(
         self,

@@ -7,7 +7,7 @@ depends on its neighbours, and for packed rows torch computes them wrongly (pyto
 
 import logging
 from collections.abc import Callable
-from inspect import signature
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,12 +17,12 @@ from inference_svc.models.gathered_attention import GatheredAttention
 from inference_svc.models.paged_attention import PagedKernel, PagedLayout
 from inference_svc.models.paged_plan import Chunk, fill_ends
 from inference_svc.models.step_buffers import StepBuffers, StepShape
+from inference_svc.models.torch_varlen import ALLOWED_DIFFERENCE, takes_heads, varlen_function, worst_difference
 
 _log = logging.getLogger(__name__)
 
 _BLOCK_TOKENS = 256
 _WANTED_OF_TORCH = {"block_table", "seqused_k", "num_splits", "enable_gqa", "return_aux"}
-_ALLOWED_DIFFERENCE = 3e-2
 
 
 class VarlenAttention:
@@ -43,31 +43,24 @@ class VarlenAttention:
     @classmethod
     def where_right(cls, dtype: torch.dtype, device: torch.device) -> "VarlenAttention | None":
         """None for other devices and number types, where torch is older, and where what it gives here is wrong."""
-        if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        function = varlen_function(dtype, device, _WANTED_OF_TORCH)
+        if function is None:
             return None
-        try:
-            from torch.nn.attention.varlen import AuxRequest, varlen_attn
-        except ImportError:
-            return None
-        if not set(signature(varlen_attn).parameters) >= _WANTED_OF_TORCH:
-            return None
+        from torch.nn.attention.varlen import AuxRequest
+
         for takes_sinks in (True, False):
-            kernel = cls(varlen_attn, AuxRequest(lse=True), dtype, takes_sinks=takes_sinks)
+            kernel = cls(function, AuxRequest(lse=True), dtype, takes_sinks=takes_sinks)
             difference = difference_from_plain(kernel, dtype, device, with_sinks=takes_sinks)
-            if difference <= _ALLOWED_DIFFERENCE:
+            if difference <= ALLOWED_DIFFERENCE:
                 return kernel
             _log.warning("torch's paged attention is not right here (sinks: %s): off by %g", takes_sinks, difference)
         return None
 
     def takes(self, query: torch.Tensor, values: torch.Tensor, scoring: Scoring) -> bool:
-        dimension = query.shape[-1]
         return (
-            query.dtype == values.dtype == self._dtype  # some layers attend in float32 whatever the model's type
+            takes_heads(query, values, self._dtype)
             and scoring.softcap is None
             and (scoring.sinks is None or self._takes_sinks)
-            and dimension == values.shape[-1]
-            and dimension % 8 == 0
-            and dimension <= 256
         )
 
     def attend(
@@ -141,8 +134,8 @@ def _window(window: int | None, longest: int, longest_keys: int, *, takes_sums: 
 
 
 def difference_from_plain(kernel: PagedKernel, dtype: torch.dtype, device: torch.device, *, with_sinks: bool) -> float:
-    """How far the kernel is from the plain definition, over single rows and chunks with and without a window; infinite
-    where it raises."""
+    """How far the kernel is from the plain definition, over single rows and chunks with and without a window, as
+    `worst_difference` has it."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn(*shape: int) -> torch.Tensor:
@@ -153,18 +146,9 @@ def difference_from_plain(kernel: PagedKernel, dtype: torch.dtype, device: torch
     layout = _layout_for_check(size, device)
     query = drawn(len(layout.step.token_ids), heads, dimension)
     sinks = drawn(heads) if with_sinks else None
-    worst = 0.0
-    for window in (None, 40):
-        scoring = Scoring(None, None, sinks)
-        expected = GatheredAttention(size).attend(query, keys, values, layout, window, scoring)
-        try:
-            found = kernel.attend(query, keys, values, layout, window, scoring)
-        except (RuntimeError, TypeError, ValueError) as error:
-            _log.warning("torch's paged attention does not run here: %s", error)
-            return float("inf")
-        difference = (found - expected).float().abs().max() / expected.float().abs().max()
-        worst = max(worst, float(difference) if bool(found.isfinite().all()) else float("inf"))
-    return worst
+    scoring = Scoring(None, None, sinks)
+    asked = [(query, keys, values, layout, window, scoring) for window in (None, 40)]
+    return worst_difference((GatheredAttention(size).attend(*each), partial(kernel.attend, *each)) for each in asked)
 
 
 def _layout_for_check(size: int, device: torch.device) -> PagedLayout:

@@ -5,17 +5,17 @@ By group, a pass of mixed texts is hundreds of small calls a layer, for which a 
 
 import logging
 from collections.abc import Callable
-from inspect import signature
+from functools import partial
 from typing import Any
 
 import torch
 
 from inference_svc.models.packed_bidirectional import PackedLayout, attend
+from inference_svc.models.torch_varlen import ALLOWED_DIFFERENCE, takes_heads, varlen_function, worst_difference
 
 _log = logging.getLogger(__name__)
 
 _WANTED_OF_TORCH = {"scale", "window_size", "enable_gqa"}
-_ALLOWED_DIFFERENCE = 3e-2
 
 
 class VarlenInputs:
@@ -29,24 +29,18 @@ class VarlenInputs:
     @classmethod
     def where_right(cls, dtype: torch.dtype, device: torch.device) -> "VarlenInputs | None":
         """None for other devices and number types, where torch is older, and where what it gives here is wrong."""
-        if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        function = varlen_function(dtype, device, _WANTED_OF_TORCH)
+        if function is None:
             return None
-        try:
-            from torch.nn.attention.varlen import varlen_attn
-        except ImportError:
-            return None
-        if not set(signature(varlen_attn).parameters) >= _WANTED_OF_TORCH:
-            return None
-        kernel = cls(varlen_attn, dtype)
+        kernel = cls(function, dtype)
         difference = difference_from_groups(kernel, dtype, device)
-        if difference <= _ALLOWED_DIFFERENCE:
+        if difference <= ALLOWED_DIFFERENCE:
             return kernel
         _log.warning("torch's attention over packed inputs is not right here: off by %g", difference)
         return None
 
     def takes(self, query: torch.Tensor, value: torch.Tensor) -> bool:
-        size = query.shape[-1]
-        return query.dtype == value.dtype == self._dtype and size == value.shape[-1] and size % 8 == 0 and size <= 256
+        return takes_heads(query, value, self._dtype)
 
     def attend(
         self,
@@ -75,7 +69,7 @@ class VarlenInputs:
 
 
 def difference_from_groups(kernel: VarlenInputs, dtype: torch.dtype, device: torch.device) -> float:
-    """How far it is from attention group by group, with and without windows and causality; infinite where it raises."""
+    """How far it is from attention group by group, with and without windows and causality."""
     generator = torch.Generator().manual_seed(0)
     packing = PackedLayout.of([1, 7, 7, 40, 300], device)
 
@@ -83,15 +77,10 @@ def difference_from_groups(kernel: VarlenInputs, dtype: torch.dtype, device: tor
         return torch.randn(1, heads, packing.token_count, 64, generator=generator).to(device, dtype)
 
     query, key, value = drawn(6), drawn(2), drawn(2)
-    worst = 0.0
-    for causal in (False, True):
-        for window in (None, 20):
-            expected = attend(query, key, value, packing, scaling=None, causal=causal, window=window)
-            try:
-                found = kernel.attend(query, key, value, packing, scaling=None, causal=causal, window=window)
-            except (RuntimeError, TypeError, ValueError) as error:
-                _log.warning("torch's attention over packed inputs does not run here: %s", error)
-                return float("inf")
-            difference = (found - expected).float().abs().max() / expected.float().abs().max()
-            worst = max(worst, float(difference) if bool(found.isfinite().all()) else float("inf"))
-    return worst
+    ways: list[dict[str, Any]] = [
+        {"scaling": None, "causal": causal, "window": window} for causal in (False, True) for window in (None, 20)
+    ]
+    return worst_difference(
+        (attend(query, key, value, packing, **way), partial(kernel.attend, query, key, value, packing, **way))
+        for way in ways
+    )

@@ -15,7 +15,14 @@ def _named(error: Exception, *, answers: bool) -> Exception:
     return found.value
 
 
-@pytest.mark.parametrize("error", [torch.AcceleratorError(_ILLEGAL), RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError(_ILLEGAL),
+        RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED"),
+        RuntimeError("CUDA driver error: unspecified launch failure"),
+    ],
+)
 def test_a_device_that_answers_no_more_is_lost_and_one_that_does_has_failed_a_step(error: RuntimeError) -> None:
     lost = _named(error, answers=False)
     assert isinstance(lost, DeviceLost)

@@ -12,6 +12,7 @@ from inference_svc.models.placement import (
     encoder_step_tokens,
     paged_shape,
     placement_of,
+    prepare,
 )
 from inference_svc.requests import Task
 from transformers import LlamaConfig
@@ -76,3 +77,14 @@ def test_a_step_of_an_encoder_takes_its_longest_input() -> None:
 def test_a_processor_computes_in_float32_unless_told_otherwise() -> None:
     assert placement_of(spec(), SMALL).dtype_name == "float32"
     assert placement_of(spec(dtype="bfloat16"), SMALL).dtype_name == "bfloat16"
+
+
+def test_on_a_gpu_attention_is_not_left_to_cudnn_and_a_processor_changes_nothing() -> None:
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        prepare(torch.device("cpu"))
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+        prepare(torch.device("cuda"))
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from inference_svc.models.placement import prepare
 
+from load import gpu_answers as answers
 from load import gpu_parts as parts
 
 _SECONDS = 330.0
@@ -106,14 +107,14 @@ def measure(account: Account, device: torch.device, dtype: torch.dtype, scale: p
         account.take("decode without graphs", led)
     account.take("encode", lambda: parts.encode_rows(device, dtype, made["matrix"], scale))
     for each in dict.fromkeys((torch.float32, dtype)):
-        account.take("recorded steps", lambda each=each: parts.repeat_row(device, each))
+        account.take("recorded steps", lambda each=each: answers.repeat_row(device, each))
     made.clear()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     for architecture in scale.architectures:
-        account.take(f"exact {architecture}", lambda name=architecture: parts.exact_rows(name, device))
+        account.take(f"exact {architecture}", lambda name=architecture: answers.exact_rows(name, device))
         if dtype != torch.float32:
-            account.take(f"close {architecture}", lambda name=architecture: parts.close_rows(name, device, dtype))
+            account.take(f"close {architecture}", lambda name=architecture: answers.close_rows(name, device, dtype))
 
 
 def _table(rows: parts.Rows) -> None:

@@ -4,6 +4,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 import pytest
+from inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from inference_svc.requests import Task
 from inference_svc.server import serve
 from inference_svc.settings import Settings
@@ -55,3 +56,8 @@ async def running(*, load=None, slots=8, ready=True, options=(), listen="127.0.0
 async def served():
     async with running() as server:
         yield server
+
+
+@pytest.fixture
+def stub(served):
+    return GRPCInferenceServiceStub(served.channel)

@@ -37,6 +37,11 @@ class Answers(Protocol[Taken]):
     """A request that `submit` took ends in exactly one Finished or Failed, told to its outlet, unless that is closed.
     Cancels and grants of requests that are not known are ignored: they may come late."""
 
+    @property
+    def alive(self) -> bool:
+        """False once nothing will be answered any more: sessions say so, and take no work."""
+        ...
+
     def submit(self, outlet: Outlet, request_id: int, work: Taken) -> None: ...
 
     def cancel(self, outlet: Outlet, request_id: int) -> None: ...

@@ -84,8 +84,8 @@ class Engine:
     def stop(self, timeout: float = 30.0) -> bool:
         """Ends the model thread after the step that it is in; requests left fail with EngineStopped, to be resumed
         elsewhere. False where that step did not end in time: the thread is then left to itself."""
-        self._desk.refuse_all(EngineStopped(_STOPPED, retry_after=self._settings.stop_retry_seconds))
         self._stopping = True
+        self._desk.refuse_all(_takes_nothing(_STOPPED))
         self._desk.nudge()
         if self._thread is None:
             self._desk.shut()
@@ -97,7 +97,7 @@ class Engine:
     def drain(self, hand_back: bool) -> None:
         """Take no new work. With `hand_back` what lives fails with Draining, to be resumed elsewhere at once; without,
         it is finished."""
-        self._desk.refuse_all(Draining("the replica takes no new work", retry_after=0.0))
+        self._desk.refuse_all(_takes_nothing("the replica takes no new work"))
         if hand_back:
             self._desk.run(Errand(self._hand_back))
 
@@ -112,7 +112,9 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        return self._dead is None and self._thread is not None and self._thread.is_alive()
+        """Whether anything that is submitted may be computed. False before a request is told that the engine stopped:
+        none comes back to be counted as one that died here twice."""
+        return self._dead is None and not self._stopping and self._thread is not None and self._thread.is_alive()
 
     @property
     def last_progress(self) -> float:
@@ -221,7 +223,8 @@ class Engine:
 
     def submit(self, outlet: Outlet, request_id: int, work: Generation | Encoding) -> None:
         """Raises at once ModelNotFound, QueueFull, CacheTooSmall, DeadlineExpired, DeadlineInfeasible,
-        DuplicateRequest, TaskNotSupported, Draining or EngineStopped; the outlet then hears nothing of it."""
+        DuplicateRequest, TaskNotSupported or Draining; the outlet then hears nothing of it. An engine that has stopped
+        raises Draining as one that drains does: the request was not in flight when it stopped."""
         try:
             self._desk.submit(outlet, request_id, work, self._clock())
         finally:  # one refused for the time that waking takes wakes it too: the next will be luckier
@@ -375,13 +378,17 @@ class Engine:
     def _die(self, reason: str) -> None:
         self._dead = reason
         stopped = f"{_STOPPED}: {reason}"
-        self._desk.refuse_all(EngineStopped(stopped, retry_after=self._settings.stop_retry_seconds))
+        self._desk.refuse_all(_takes_nothing(stopped))
         self._fail_all(stopped)
         self._died(reason)
 
     def _fail_all(self, why: str) -> None:
         retry_after = self._settings.stop_retry_seconds
         self._deliver([(key, Failed(EngineStopped(why, retry_after=retry_after))) for key in self._desk.live_keys()])
+
+
+def _takes_nothing(why: str) -> SeamError:
+    return Draining(why, retry_after=0.0)
 
 
 def _no_longer_served(name: str) -> SeamError:

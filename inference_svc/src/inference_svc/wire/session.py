@@ -92,7 +92,7 @@ class SessionService:
         self.admission = admission
         self.limits = limits
         self.clock = clock
-        self.draining = False
+        self._leaving = False
         self._catalogue = catalogue
         self._replica_id = replica_id
         self._recorder = recorder
@@ -101,12 +101,17 @@ class SessionService:
         catalogue.listen(self._models_changed)
 
     @property
+    def draining(self) -> bool:
+        """Whether no work is taken: this replica leaves, or its engine has stopped and nobody has noticed yet."""
+        return self._leaving or not self.engine.alive
+
+    @property
     def session_count(self) -> int:
         return len(self._sessions)
 
     def drain(self) -> None:
         """From now on no session takes work; each says so, hands back what it holds, and ends."""
-        self.draining = True
+        self._leaving = True
         for session in self._sessions:
             session.hand_back()
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from inference_svc.engine.engine import Engine
-from inference_svc.errors import EngineStopped, NumericalFault, StepFailed
+from inference_svc.errors import Draining, EngineStopped, NumericalFault, StepFailed
 from inference_svc.requests import Failed, Task, Vectors
 from support.echo import LOST, NAN, POISON, REFUSED, EchoEncoder, EchoRunner, Gate, echo_model
 from support.engines import running
@@ -103,7 +103,7 @@ def test_a_lost_device_ends_every_request_for_resuming_elsewhere_and_is_told():
         assert "DeviceLost" in reasons[0]
         assert engine.dead is not None
         assert not engine.alive
-        with pytest.raises(EngineStopped):
+        with pytest.raises(Draining):
             engine.submit(outlet, 3, encoding("x"))
         assert engine.live_request_count == 0
 
@@ -151,7 +151,7 @@ def test_stopping_tells_what_is_left_and_when_to_resume():
             error = outlet.error(request_id)
             assert isinstance(error, EngineStopped)
             assert error.retry_after is not None
-        with pytest.raises(EngineStopped):
+        with pytest.raises(Draining):
             engine.submit(outlet, 3, generation("x"))
     assert model.runner.open_slots == frozenset()
 

@@ -73,7 +73,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_POISON_REQUEST: _ErrorReason.ValueType  # 24
     """The request was in flight on two replicas that died; it is not given a third."""
     ERROR_REASON_ENGINE_STOPPED: _ErrorReason.ValueType  # 25
-    """The engine stopped; what was generated so far may be resumed elsewhere."""
+    """The engine stopped with the request in flight; what was generated so far may be resumed elsewhere. What comes to it
+    later is told DRAINING.
+    """
     ERROR_REASON_API_KEY_MISSING: _ErrorReason.ValueType  # 26
     """No API key was sent."""
     ERROR_REASON_API_KEY_INVALID: _ErrorReason.ValueType  # 27
@@ -184,7 +186,9 @@ ERROR_REASON_STEP_FAILED: ErrorReason.ValueType  # 23
 ERROR_REASON_POISON_REQUEST: ErrorReason.ValueType  # 24
 """The request was in flight on two replicas that died; it is not given a third."""
 ERROR_REASON_ENGINE_STOPPED: ErrorReason.ValueType  # 25
-"""The engine stopped; what was generated so far may be resumed elsewhere."""
+"""The engine stopped with the request in flight; what was generated so far may be resumed elsewhere. What comes to it
+later is told DRAINING.
+"""
 ERROR_REASON_API_KEY_MISSING: ErrorReason.ValueType  # 26
 """No API key was sent."""
 ERROR_REASON_API_KEY_INVALID: ErrorReason.ValueType  # 27

@@ -23,7 +23,7 @@ from inference_svc.settings import Settings
 from inference_svc.telemetry.instruments import EngineGauges
 from inference_svc.telemetry.observer import Watching, observer_of
 from inference_svc.wire.calls import Calls
-from inference_svc.wire.grpc_server import SERVICES, bind, grpc_server
+from inference_svc.wire.grpc_server import SERVICES, bind, grpc_server, stop_gently
 from inference_svc.wire.health import Health
 from inference_svc.wire.open_inference.servicer import SERVER_NAME, OpenInferenceServicer
 from inference_svc.wire.peers import AllowedPeers
@@ -95,7 +95,7 @@ class InferenceServer:
         cannot be, have `grace` seconds to end. Then no address is open any more."""
         await self.leave()
         self.engine.drain(hand_back=False)
-        await self.grpc.stop(grace)
+        await stop_gently(self.grpc, grace)
 
     async def leave(self) -> None:
         """Health says so, sessions hand back, no call is taken."""

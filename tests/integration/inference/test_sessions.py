@@ -5,6 +5,8 @@ import asyncio
 import grpc
 import pytest
 from google.rpc import status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from inference_svc.wire import grpc_server
 from seam.inference.v1 import inference_service_pb2 as pb
 from seam.inference.v1.session_pb2 import SessionRequest
 from support.session_client import embedding, generation, reason_of
@@ -145,6 +147,20 @@ async def test_draining_hands_back_session_requests_and_lets_calls_finish():
             last = event
         assert last.HasField("finished")
         await draining
+
+
+async def test_a_draining_server_stays_reachable_until_its_clients_could_read_why_their_sessions_ended(monkeypatch):
+    monkeypatch.setattr(grpc_server, "LINGER", 20.0)
+    async with running() as served:
+        health = health_pb2_grpc.HealthStub(served.channel)
+        client = served.session()
+        await client.until(lambda: client.frames)
+        draining = asyncio.create_task(served.server.drain(20))
+        assert (await client.closed()).code() == grpc.StatusCode.UNAVAILABLE
+        answer = await health.Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        draining.cancel()
+        await asyncio.wait([draining])
 
 
 async def test_a_lost_device_is_told_to_everyone_and_to_the_process():

@@ -17,7 +17,7 @@ from inference_svc.replaying.answers import Answers, Match
 from inference_svc.replaying.playback import Pace, ReplayAdmission, ReplayEngine
 from inference_svc.settings import Settings
 from inference_svc.wire.calls import Calls
-from inference_svc.wire.grpc_server import SERVICES, bind, grpc_server
+from inference_svc.wire.grpc_server import SERVICES, bind, grpc_server, stop_gently
 from inference_svc.wire.health import Health
 from inference_svc.wire.open_inference.servicer import SERVER_NAME, OpenInferenceServicer
 from inference_svc.wire.peers import AllowedPeers
@@ -81,7 +81,7 @@ class ReplayServer:
         await self.health.leaving()
         self.session_service.drain()
         self.calls.leaving.set()
-        await self.grpc.stop(grace)
+        await stop_gently(self.grpc, grace)
 
 
 @asynccontextmanager

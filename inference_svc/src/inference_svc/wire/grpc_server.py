@@ -1,5 +1,6 @@
 """The gRPC server of the inference contract: what it serves beside the contract, and how connections behave."""
 
+import asyncio
 from collections.abc import Sequence
 
 import grpc
@@ -20,6 +21,7 @@ from inference_svc.wire.servicers import InferenceServicer, ModelServicer
 
 CONTRACT_FILES = (inference_service_pb2.DESCRIPTOR, model_service_pb2.DESCRIPTOR, open_inference_pb2.DESCRIPTOR)
 MAX_CALLS = 8_192  # at once, sessions and calls that have not sent their message yet too; more are refused unread
+LINGER = 0.1  # seconds that connections stay open when everything on them was told to end
 MIN_PING_INTERVAL_MS = 900  # clients may ping every second
 SERVICES = tuple(service.full_name for file in CONTRACT_FILES for service in file.services_by_name.values())
 
@@ -68,6 +70,14 @@ def bind(
             raise OSError(f"cannot listen on {address}: {error}") from error
         bound.append(address if is_unix else f"{address.rpartition(':')[0]}:{port}")
     return tuple(bound)
+
+
+async def stop_gently(server: grpc.aio.Server, grace: float) -> None:
+    """When every session was told to end. Calls in progress have `grace` seconds; no connection is closed before its
+    client could read why its session ended: one that writes to a closed connection reads no more of it."""
+    linger = min(LINGER, grace)
+    await asyncio.sleep(linger)
+    await server.stop(grace - linger)
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, int]]:

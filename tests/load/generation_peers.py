@@ -116,11 +116,10 @@ def vllm_offline(work: Sequence[Workload], dtype: str) -> tuple[Meter, list[list
 
 def seam_engine(work: Sequence[Workload], dtype: str) -> tuple[Meter, list[list[int]]]:
     """Seam's engine: scheduler, packed runner and text assembly, driven in its own process without a wire."""
-    from pathlib import Path
-
     from inference_svc.engine.engine import Engine, EngineSettings
+    from inference_svc.loading import ModelLoader
     from inference_svc.model import ModelSpec
-    from inference_svc.models.loading import load_model
+    from inference_svc.progress import Progress
     from inference_svc.requests import (
         Context,
         Failed,
@@ -131,9 +130,11 @@ def seam_engine(work: Sequence[Workload], dtype: str) -> tuple[Meter, list[list[
         Task,
         Tokens,
     )
+    from inference_svc.settings import read_settings
 
     spec = ModelSpec("chat", Task.GENERATE, str(generation_model()), dtype=dtype, max_context_tokens=544, slot_count=64)
-    loaded = load_model(spec, cache_folder=Path("/nonexistent"), progress=lambda _: None)
+    progress = Progress(lambda _: None, lambda _: None)
+    loaded = ModelLoader(read_settings(listen="")).load(spec, progress, beside_others=False)
     outputs: list[list[int]] = [[] for _ in work]
     left = len(work)
     done = threading.Event()

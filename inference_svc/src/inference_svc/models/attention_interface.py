@@ -4,6 +4,7 @@ transformers calls one registered function for every attention layer of every mo
 attention of the model that it belongs to.
 """
 
+from collections.abc import Hashable
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +23,11 @@ class LayerAttention(Protocol):
     def may_wait(self) -> bool:
         """Whether in this step it is work handed to `torch_threads.run` and nothing else, so that all of it may be put
         off until the layers behind it are ready too."""
+        ...
+
+    @property
+    def shape(self) -> Hashable | None:
+        """Equal in steps in which it hands over the same work of the same addresses; None where that is not known."""
         ...
 
     def attend(
@@ -46,10 +52,13 @@ def bind(attention: LayerAttention, model: PreTrainedModel) -> None:
         setattr(module, _BINDING, attention)
 
 
-def may_wait(module: torch.nn.Module, attend: Any) -> bool:
-    """Whether `attend`, as transformers has it, may be put off in this step for an attention layer."""
+def waiting(module: torch.nn.Module, attend: Any) -> tuple[bool, Hashable | None]:
+    """Whether `attend`, as transformers has it, may be put off in this step for an attention layer, and the shape of
+    what is put off then."""
     attention: LayerAttention | None = getattr(module, _BINDING, None)
-    return attend is _attend_packed and attention is not None and attention.may_wait
+    if attend is not _attend_packed or attention is None or not attention.may_wait:
+        return False, None
+    return True, attention.shape
 
 
 def _attend_packed(

@@ -1,6 +1,6 @@
 """Attention of a packed step: each token sees its own sequence's cache and nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 
@@ -29,6 +29,7 @@ class PackedAttention:
         self._prompts = PromptAttention.where_possible(dtype, device)
         self._takes_prompts = True  # of every layer that was seen
         self._plan, self._in_turn = StepPlan(), False
+        self._output = torch.empty(0, dtype=dtype, device=device)
         self._decode_places = torch.empty(0, dtype=torch.long, device=device)
         self._decode_positions = self._decode_places
         self.windows_seen: dict[int, int | None] = {}
@@ -41,6 +42,11 @@ class PackedAttention:
         return not self._plan.writes or (self._prompts is not None and self._takes_prompts)
 
     @property
+    def shape(self) -> Hashable | None:
+        """Of a step of single tokens: the cache stays where it is, and so does what is told of the tokens."""
+        return (self, self._tokens.shape) if self._tokens is not None and not self._plan.writes else None
+
+    @property
     def reads_side_by_side(self) -> bool:
         """Whether a plan must bring those that decode together in groups of equal length."""
         return self._tokens is None
@@ -48,8 +54,9 @@ class PackedAttention:
     def begin(self, plan: StepPlan, positions: torch.Tensor, *, in_turn: bool = False) -> None:
         """`positions` are those of the plan's packed tokens, on the device. With `in_turn` nothing may wait."""
         self._plan, self._in_turn = plan, in_turn
-        self._decode_places = torch.tensor(plan.decode_places, dtype=torch.long, device=self._device)
-        self._decode_positions = positions[: len(plan.decode_places)]
+        if self._tokens is None:
+            self._decode_places = torch.tensor(plan.decode_places, dtype=torch.long, device=self._device)
+            self._decode_positions = positions[: len(plan.decode_places)]
         self._masks.begin(positions)
         for compiled in (self._tokens, self._prompts):
             if compiled is not None:
@@ -76,8 +83,7 @@ class PackedAttention:
         if not plan.attends:
             raise NothingAttends
         _, heads, token_count, dimension = query.shape
-        is_filled = token_count > len(plan.token_ids)
-        output = (query.new_zeros if is_filled else query.new_empty)(token_count, heads, values.shape[-1])
+        output = self._room(query, values.shape[-1])
         if self._tokens is not None:
             self._tokens.attend(query[0], key[0], value[0], keys, values, window, scoring, output)
         if prompts is not None:
@@ -89,6 +95,19 @@ class PackedAttention:
             grouped = query[0].reshape(keys.shape[1], heads // keys.shape[1], token_count, dimension)
             self._attend_together(groups, blocks, grouped, keys, values, window, scoring, output)
         return output.unsqueeze(0)
+
+    def _room(self, query: torch.Tensor, size: int) -> torch.Tensor:
+        """`(tokens, heads, size)`, for what a layer's attention gives. In steps of single tokens it is the same
+        for all layers, each of which is done with when the next one attends."""
+        _, heads, token_count, _ = query.shape
+        if token_count > len(self._plan.token_ids):
+            return query.new_zeros(token_count, heads, size)
+        if self._plan.writes:
+            return query.new_empty(token_count, heads, size)
+        wanted = token_count * heads * size
+        if self._output.numel() < wanted or self._output.dtype != query.dtype:
+            self._output = query.new_empty(wanted)
+        return self._output[:wanted].view(token_count, heads, size)
 
     def _attend_together(
         self,

@@ -80,6 +80,10 @@ class PagedAttention:
     def may_wait(self) -> bool:
         return False
 
+    @property
+    def shape(self) -> None:
+        return None
+
     def attend(
         self,
         layer: int,

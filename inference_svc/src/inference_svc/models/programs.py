@@ -36,18 +36,36 @@ class Program:
 
     def run(self) -> None:
         """Run what was noted, and forget it."""
-        pieces, _held = self._pieces, self._held  # until the end of this
+        self.recorded().run()
+
+    def recorded(self) -> "Recording":
+        """What was noted, to be run any number of times; it is forgotten here."""
+        recording = Recording(self._pieces, self._held)
         self.drop()
-        if not pieces:
-            return
-        thread_count = max(threads for _, _, threads in pieces)
-        numbers = [each for work, order, _ in pieces for each in (_address(work), ctypes.addressof(order))]
-        program = (ctypes.c_int64 * (_HEAD + 3 * len(pieces)))(len(pieces), _yield_address(), *numbers)
-        run(_compile_sequence(), program, thread_count)
+        return recording
 
     def drop(self) -> None:
         """Forget what was noted."""
         self._pieces, self._held = [], []
+
+
+class Recording:
+    """Pieces that are run, as often as is asked. What they read and write must stay."""
+
+    def __init__(self, pieces: Sequence[Piece], held: Sequence[object]) -> None:
+        """`held` is memory that stays as long as this."""
+        self._orders = [order for _, order, _ in pieces]
+        self._held = held
+        self._thread_count = max((threads for _, _, threads in pieces), default=1)
+        numbers = [each for work, order, _ in pieces for each in (_address(work), ctypes.addressof(order))]
+        self._program = (ctypes.c_int64 * (_HEAD + 3 * len(pieces)))(len(pieces), _yield_address(), *numbers)
+
+    def run(self) -> None:
+        if not self._orders:
+            return
+        for order in self._orders:
+            order[0] = 0  # the counter that parts are taken from
+        run(_compile_sequence(), self._program, self._thread_count)
 
 
 _HEAD = 2

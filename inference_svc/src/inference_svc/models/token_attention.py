@@ -1,6 +1,6 @@
 """Attention of a step's single tokens by a compiled kernel, over all of torch's threads. CPU only."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from inference_svc.models.attention_kernel import Scoring
 from inference_svc.models.orders import address_of, bits_of, order_of
 from inference_svc.models.step_plan import StepPlan
 from inference_svc.models.torch_threads import run
+
+_Numbers = np.ndarray[Any, Any]
 
 _WORTH_A_PART = 20_000
 """Numbers of keys that a part should have to read: below, handing over takes longer than it saves."""
@@ -30,9 +32,9 @@ class TokenAttention:
         self._order_size = ORDER_SIZE
         self._thread_count = thread_count
         self._threads_now = 1
-        self._edges_by_key_size: dict[int, np.ndarray[Any, Any]] = {}
-        self._tokens = self._places = self._positions = np.empty(0, dtype=np.int64)
-        self._addresses: tuple[int, ...] = ()  # of these three
+        self._room = self._tokens = self._places = self._positions = np.empty(0, dtype=np.int64)
+        self._addresses: tuple[int, ...] = ()  # of the last three, which lie in the first
+        self._edges: dict[int, _Numbers] = {}  # by numbers of a position, of layers that have called; there too
         self._new_count = 0  # of the first tokens: those whose keys and values are not in the cache yet
 
     @classmethod
@@ -54,12 +56,29 @@ class TokenAttention:
             tokens.extend(range(group.first, group.last))
             if group.shared:
                 places.extend([group.place] * (group.last - group.first))
-        self._tokens = np.array(tokens, dtype=np.int64)
-        self._places = np.array(places, dtype=np.int64)
-        self._positions = np.array(plan.positions, dtype=np.int64)[self._tokens]
+        count, most_edges = len(tokens), self._threads_now * _PARTS_OF_A_THREAD + 1
+        wanted = 3 * count + len(self._edges) * most_edges
+        if len(self._room) < wanted:
+            self._room = np.empty(2 * wanted, dtype=np.int64)
+        self._tokens, self._places, self._positions = self._room[: 3 * count].reshape(3, count)
+        self._tokens[:], self._places[:] = tokens, places
+        self._positions[:] = np.array(plan.positions, dtype=np.int64)[self._tokens]
         self._new_count = len(plan.decode_places)
         self._addresses = tuple(each.ctypes.data for each in (self._tokens, self._places, self._positions))
-        self._edges_by_key_size.clear()
+        self._lay_edges(3 * count)
+
+    def _lay_edges(self, first: int) -> None:
+        for key_size in self._edges:
+            found = self._cut(key_size)
+            laid = self._edges[key_size] = self._room[first : first + len(found)]
+            laid[:] = found
+            first += len(found)
+
+    @property
+    def shape(self) -> Hashable:
+        """Of the step: what is told of its tokens lies in the same places in all that have the same."""
+        parts = tuple((key_size, len(edges)) for key_size, edges in self._edges.items())
+        return self._addresses, len(self._tokens), self._new_count, self._threads_now, parts
 
     def attend(
         self,
@@ -82,7 +101,10 @@ class TokenAttention:
         sinks = torch.empty(0) if scoring.sinks is None else scoring.sinks.float().contiguous()
         rows = query.transpose(0, 1).float().contiguous()
         new_key, new_value = key.transpose(0, 1).contiguous(), value.transpose(0, 1).contiguous()
-        edges = self._edges(keys.shape[1] * keys.shape[3])
+        key_numbers = keys.shape[1] * keys.shape[3]
+        if key_numbers not in self._edges:
+            self._edges[key_numbers] = self._cut(key_numbers)
+        edges = self._edges[key_numbers]
         head_count, key_head_count = rows.shape[1], keys.shape[1]
         key_size, value_size = keys.shape[3], values.shape[3]
         cache_shape = keys.shape[:3]
@@ -113,15 +135,12 @@ class TokenAttention:
         if found is not output:
             output.copy_(found)
 
-    def _edges(self, key_size: int) -> "np.ndarray[Any, Any]":
+    def _cut(self, key_size: int) -> "_Numbers":
         """Where the tokens are cut into parts with about as many keys each, whose numbers are `key_size` a position."""
-        known = self._edges_by_key_size.get(key_size)
-        if known is not None:
-            return known
+        if not len(self._tokens):
+            return np.zeros(1, dtype=np.int64)
         before = np.cumsum(self._positions + 1)
         most = int(before[-1]) * key_size // _WORTH_A_PART if self._threads_now > 1 else 1
         parts = max(1, min(self._threads_now * _PARTS_OF_A_THREAD, len(before), most))
         cuts = np.searchsorted(before, before[-1] * np.arange(1, parts) / parts)
-        edges = np.concatenate(([0], cuts, [len(before)]))
-        self._edges_by_key_size[key_size] = edges
-        return edges
+        return np.concatenate(([0], cuts, [len(before)]))

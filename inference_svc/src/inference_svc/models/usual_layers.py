@@ -15,10 +15,11 @@ from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from inference_svc.models.attention_interface import may_wait
-from inference_svc.models.decoder_layer import DecoderPasses, LayerParts, LayerStack
+from inference_svc.models.attention_interface import waiting
+from inference_svc.models.decoder_layer import DecoderPasses, LayerParts
 from inference_svc.models.fused_layers import gates_of, norm_of
 from inference_svc.models.last_layer import CATCH_UP
+from inference_svc.models.layer_stack import Given, LayerStack
 from inference_svc.models.panel_linear import PanelLinear
 
 _log = logging.getLogger(__name__)
@@ -123,6 +124,8 @@ def _forward(
     unusual = _parameters_of(own) - _USUAL
 
     def forward(hidden_states: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        if stack.has_given(index, hidden_states):
+            return hidden_states
         angles, mask = named.get("position_embeddings"), named.get("attention_mask")
         attend = ALL_ATTENTION_FUNCTIONS.get(module.config._attn_implementation)
         is_plain = not rest and named.get("past_key_values") is None and unusual.isdisjoint(named)
@@ -135,10 +138,12 @@ def _forward(
             found: torch.Tensor = attend(module, query, key, value, mask, **asked)[0]
             return found
 
-        hidden, cosines, sines = hidden_states.contiguous(), angles[0].contiguous(), angles[1].contiguous()
-        with stack.turn(index, may_wait=may_wait(module, attend)):
-            stack.hold(hidden, cosines, sines)
-            return passes(hidden, cosines, sines, attended)
+        def compute(given: Given, found: torch.Tensor) -> None:
+            passes(given, attended, found)
+
+        given = Given(hidden_states.contiguous(), angles[0].contiguous(), angles[1].contiguous())
+        may_wait, shape = waiting(module, attend)
+        return stack.layer(index, given, compute, may_wait=may_wait, shape=shape)
 
     setattr(forward, CATCH_UP, stack.catch_up)
     return forward

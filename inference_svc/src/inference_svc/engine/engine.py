@@ -84,8 +84,8 @@ class Engine:
     def stop(self, timeout: float = 30.0) -> bool:
         """Ends the model thread after the step that it is in; requests left fail with EngineStopped, to be resumed
         elsewhere. False where that step did not end in time: the thread is then left to itself."""
+        self._desk.refuse_all(_takes_nothing(_STOPPED))  # before the thread can end: nobody would hear what came then
         self._stopping = True
-        self._desk.refuse_all(_takes_nothing(_STOPPED))
         self._desk.nudge()
         if self._thread is None:
             self._desk.shut()

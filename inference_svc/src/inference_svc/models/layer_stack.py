@@ -263,10 +263,10 @@ class LayerStack:
         """Filled, in memory that grows by the double; what was kept goes with the old."""
         count = given.hidden.shape[1]
         if count > self._most_kept_tokens:
-            self._most_kept_tokens = max(_FEWEST_TOKENS, 1 << (count - 1).bit_length())
+            most = max(_FEWEST_TOKENS, 1 << (count - 1).bit_length())
+            self._frames = torch.empty(most * _Frame.numbers_of_a_token(given), dtype=torch.float32)
+            self._most_kept_tokens, self._kept_memory = most, _Memory()
             self._kept.clear()
-            self._kept_memory = _Memory()
-            self._frames = torch.empty(self._most_kept_tokens * _Frame.numbers_of_a_token(given), dtype=torch.float32)
         frame = _Frame(self._frames, given)
         frame.fill(given)
         return frame

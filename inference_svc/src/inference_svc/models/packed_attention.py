@@ -100,14 +100,17 @@ class PackedAttention:
         """`(tokens, heads, size)`, for what a layer's attention gives. In steps of single tokens it is the same
         for all layers, each of which is done with when the next one attends."""
         _, heads, token_count, _ = query.shape
-        if token_count > len(self._plan.token_ids):
-            return query.new_zeros(token_count, heads, size)
+        wanted, count = token_count * heads * size, len(self._plan.token_ids)
         if self._plan.writes:
-            return query.new_empty(token_count, heads, size)
-        wanted = token_count * heads * size
-        if self._output.numel() < wanted or self._output.dtype != query.dtype:
-            self._output = query.new_empty(wanted)
-        return self._output[:wanted].view(token_count, heads, size)
+            memory = query.new_empty(wanted)
+        else:
+            if self._output.numel() < wanted or self._output.dtype != query.dtype:
+                self._output = query.new_empty(2 * wanted)
+            memory = self._output[:wanted]
+        room = memory.view(token_count, heads, size)
+        if count < token_count:
+            room[count:] = 0  # of neighbours that nobody reads
+        return room
 
     def _attend_together(
         self,

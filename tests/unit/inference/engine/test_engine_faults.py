@@ -5,8 +5,9 @@ import threading
 import time
 
 import pytest
+from inference_svc.engine.desk import Desk
 from inference_svc.engine.engine import Engine
-from inference_svc.errors import Draining, EngineStopped, NumericalFault, StepFailed
+from inference_svc.errors import Draining, EngineStopped, NumericalFault, SeamError, StepFailed
 from inference_svc.requests import Failed, Task, Vectors
 from support.echo import LOST, NAN, POISON, REFUSED, EchoEncoder, EchoRunner, Gate, echo_model
 from support.engines import running
@@ -175,6 +176,26 @@ def test_a_stop_is_heard_wherever_the_model_thread_is(read):
     assert begun.wait(10)
     stopper.join(10)
     assert stopped == [True]
+
+
+def test_what_is_taken_while_an_engine_stops_is_told_its_end(monkeypatch):
+    """It comes just before the engine takes nothing any more: the model thread is there to hear of it."""
+    gate = Gate(shut=True)
+    model = echo_model(runner=EchoRunner(gate=gate))
+    engine, outlet, refuse_all = Engine([model]), RecordingOutlet(), Desk.refuse_all
+
+    def late(desk: Desk, error: SeamError) -> None:
+        gate.open()
+        time.sleep(0.2)  # a model thread that was told to stop would be gone
+        engine.submit(outlet, 1, generation("x", count=400))
+        refuse_all(desk, error)
+
+    engine.start()
+    engine.submit(outlet, 2, generation("y", count=400))
+    gate.wait_until_blocked()
+    monkeypatch.setattr(Desk, "refuse_all", late)
+    assert engine.stop()
+    outlet.wait_for_end(1)
 
 
 def test_an_engine_that_never_started_still_tells_what_it_took():

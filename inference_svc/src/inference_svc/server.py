@@ -95,7 +95,7 @@ class InferenceServer:
         cannot be, have `grace` seconds to end. Then no address is open any more."""
         await self.leave()
         self.engine.drain(hand_back=False)
-        await stop_gently(self.grpc, grace)
+        await stop_gently(self.grpc, self.session_service, grace)
 
     async def leave(self) -> None:
         """Health says so, sessions hand back, no call is taken."""

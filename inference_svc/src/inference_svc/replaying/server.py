@@ -81,7 +81,7 @@ class ReplayServer:
         await self.health.leaving()
         self.session_service.drain()
         self.calls.leaving.set()
-        await stop_gently(self.grpc, grace)
+        await stop_gently(self.grpc, self.session_service, grace)
 
 
 @asynccontextmanager

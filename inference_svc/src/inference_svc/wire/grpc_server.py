@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 import grpc
 from grpc_channelz.v1 import channelz, channelz_pb2
@@ -18,10 +19,11 @@ from inference_svc.wire.open_inference.servicer import OpenInferenceServicer
 from inference_svc.wire.peers import AllowedPeers
 from inference_svc.wire.reflection import add_reflection
 from inference_svc.wire.servicers import InferenceServicer, ModelServicer
+from inference_svc.wire.session import SessionService
 
 CONTRACT_FILES = (inference_service_pb2.DESCRIPTOR, model_service_pb2.DESCRIPTOR, open_inference_pb2.DESCRIPTOR)
 MAX_CALLS = 8_192  # at once, sessions and calls that have not sent their message yet too; more are refused unread
-LINGER = 0.1  # seconds that connections stay open when everything on them was told to end
+LINGER = 0.1  # seconds that connections stay open when the last session has ended
 MIN_PING_INTERVAL_MS = 900  # clients may ping every second
 SERVICES = tuple(service.full_name for file in CONTRACT_FILES for service in file.services_by_name.values())
 
@@ -72,12 +74,16 @@ def bind(
     return tuple(bound)
 
 
-async def stop_gently(server: grpc.aio.Server, grace: float) -> None:
-    """When every session was told to end. Calls in progress have `grace` seconds; no connection is closed before its
-    client could read why its session ended: one that writes to a closed connection reads no more of it."""
-    linger = min(LINGER, grace)
-    await asyncio.sleep(linger)
-    await server.stop(grace - linger)
+async def stop_gently(server: grpc.aio.Server, sessions: SessionService, grace: float) -> None:
+    """When every session was told to end. All that is in progress has `grace` seconds. No connection is closed before
+    its client could read why its session ended: one that writes to a closed connection reads no more of it."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + grace
+    with suppress(TimeoutError):
+        async with asyncio.timeout_at(end):
+            await sessions.ended()
+            await asyncio.sleep(LINGER)
+    await server.stop(max(0.0, end - loop.time()))
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, int]]:

@@ -98,6 +98,8 @@ class SessionService:
         self._recorder = recorder
         self._sessions: set[_Session] = set()
         self._stream_count = 0
+        self._no_streams = asyncio.Event()
+        self._no_streams.set()
         catalogue.listen(self._models_changed)
 
     @property
@@ -114,6 +116,10 @@ class SessionService:
         self._leaving = True
         for session in self._sessions:
             session.hand_back()
+
+    async def ended(self) -> None:
+        """Returns when no session is open."""
+        await self._no_streams.wait()
 
     def session(
         self, frames: AsyncIterator[session_pb.SessionRequest]
@@ -133,6 +139,7 @@ class SessionService:
         if self._stream_count >= most:
             raise QueueFull(f"this replica has {most} sessions, the most it may", retry_after=1.0)
         self._stream_count += 1
+        self._no_streams.clear()
         session = None
         try:
             hello = await self._hello(frames)
@@ -144,6 +151,8 @@ class SessionService:
                 yield frame
         finally:
             self._stream_count -= 1
+            if not self._stream_count:
+                self._no_streams.set()
             if session is not None:
                 self._sessions.discard(session)
                 await session.close()

@@ -226,7 +226,7 @@ class LayerStack:
         """Nothing is put off any longer."""
         if self._next is not None:
             self._next = self._noted = None
-            self._program.recorded().run()
+            self._program.run()
 
     def _begin(self, *, may_wait: bool) -> None:
         self._program.drop()  # of a step that failed on its way

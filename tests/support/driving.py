@@ -70,6 +70,11 @@ class Running:
         return completed or len(self.output_ids) >= self.asked.max_output_tokens
 
 
+def told_in(run: Mapping[str, Running]) -> dict[str, list[tuple[object, ...]]]:
+    """All numbers that each was told, token by token: logprobs are asked for, or nothing but tokens is compared."""
+    return {name: [(each.token_id, each.logprob, each.top) for each in one.told] for name, one in run.items()}
+
+
 @dataclass(slots=True, eq=False)
 class Driver:
     """`chunk` is the most tokens of a sequence in a step. With `whims`, sequences join late, sit steps out, are put off

@@ -1,12 +1,11 @@
 """Decoder layers of the usual form are few passes, which give what the layers gave; others stay."""
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 import torch
 from inference_svc.engine.runner import Row
-from inference_svc.models import prepacked, programs
+from inference_svc.models import programs
 from inference_svc.models.generation_runner import PackedGenerationRunner
 from inference_svc.models.packed_attention import PackedAttention
 from inference_svc.models.panel_linear import PanelLinear
@@ -15,18 +14,13 @@ from inference_svc.models.processor import has_narrow_vectors
 from inference_svc.models.slot_steps import SlotSteps
 from inference_svc.models.torch_threads import run
 from inference_svc.models.usual_layers import fuse_decoder_layers
-from support.driving import Driver, Running, generation
+from inference_svc.requests import OutputDetail
+from support.driving import Driver, generation, told_in
 from support.generation_models import build_model
 from torch import nn
 from transformers import PreTrainedModel
 
-
-@pytest.fixture(autouse=True)
-def _panels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(prepacked, "kinds_here", lambda: (PanelLinear,))
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("panels")
 
 
 def _packed(architecture: str) -> PreTrainedModel:
@@ -114,7 +108,10 @@ def test_a_layer_that_only_looks_alike_stays(change: Any) -> None:
         assert torch.allclose(model(ids, use_cache=False).logits, expected, atol=5e-5)
 
 
-_ASKED = {f"r{length}": generation(range(4, 4 + length), 12) for length in (1, 20, 65, 130)}
+_ASKED = {
+    f"r{length}": generation(range(4, 4 + length), 12, detail=OutputDetail(logprobs=True))
+    for length in (1, 20, 65, 130)
+}
 
 
 def _runner(architecture: str = "llama") -> PackedGenerationRunner:
@@ -132,11 +129,7 @@ def test_a_step_in_one_program_is_that_of_layers_in_turn_to_the_bit(
     noted_anew = Driver(_runner(architecture)).run(_ASKED)
     monkeypatch.setattr(PackedAttention, "may_wait", False)
     in_turn = Driver(_runner(architecture)).run(_ASKED)
-    assert _told(together) == _told(noted_anew) == _told(in_turn)
-
-
-def _told(run: Mapping[str, Running]) -> dict[str, list[tuple[int, float]]]:
-    return {name: [(each.token_id, each.logprob) for each in one.told] for name, one in run.items()}
+    assert told_in(together) == told_in(noted_anew) == told_in(in_turn)
 
 
 @pytest.mark.skipif(not has_narrow_vectors(), reason="prompts attend by torch's operators")

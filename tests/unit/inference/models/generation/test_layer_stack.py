@@ -1,32 +1,26 @@
 """Steps whose work was noted before hand over none of it, and give what they gave otherwise."""
 
 import random
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from ctypes import CFUNCTYPE, c_int64, c_void_p
 from typing import Any
 
 import pytest
 import torch
 from inference_svc.engine.runner import Row
-from inference_svc.models import layer_stack, prepacked, token_attention
+from inference_svc.models import layer_stack, token_attention
 from inference_svc.models.generation_runner import PackedGenerationRunner
 from inference_svc.models.layer_stack import Given, LayerSizes, LayerStack
 from inference_svc.models.packed_attention import PackedAttention
-from inference_svc.models.panel_linear import PanelLinear
 from inference_svc.models.torch_threads import run
 from inference_svc.requests import OutputDetail, Sampling
-from support.driving import Driver, Running, generation
+from support.driving import Driver, generation, told_in
 from support.generation_models import build_model
 
-PROMPT = tuple(range(5, 30))
+PROMPT, LOGPROBS = tuple(range(5, 30)), OutputDetail(logprobs=True)
 
 
-@pytest.fixture(autouse=True)
-def _panels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(prepacked, "kinds_here", lambda: (PanelLinear,))
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("panels")
 
 
 def _runner(slots: int = 6) -> PackedGenerationRunner:
@@ -69,20 +63,15 @@ def test_a_step_of_a_shape_that_was_seen_hands_nothing_over(monkeypatch: pytest.
 
 
 def _asked(chance: random.Random) -> dict[str, Any]:
-    detail = OutputDetail(logprobs=True)
     return {
         f"{n}": generation(
             [chance.randrange(3, 200) for _ in range(chance.randint(1, 60))],
             chance.randint(1, 50),
             sampling=Sampling(temperature=chance.choice((0.0, 0.8)), seed=n),
-            detail=detail,
+            detail=LOGPROBS,
         )
         for n in range(14)
     }
-
-
-def _told(run: dict[str, Running]) -> dict[str, list[tuple[int, float]]]:
-    return {name: [(each.token_id, each.logprob) for each in one.told] for name, one in run.items()}
 
 
 @pytest.mark.parametrize("most", [3, 128])
@@ -94,19 +83,21 @@ def test_who_joins_and_leaves_and_is_put_off_changes_no_bit(most: int, monkeypat
     runs = []
     for seed, shape in ((3, PackedAttention.shape), (5, PackedAttention.shape), (3, None)):
         monkeypatch.setattr(PackedAttention, "shape", shape)
-        runs.append(_told(Driver(_runner(), chunk=20, whims=random.Random(seed)).run(_asked(random.Random(1)))))
+        runs.append(told_in(Driver(_runner(), chunk=20, whims=random.Random(seed)).run(_asked(random.Random(1)))))
     assert runs[0] == runs[1] == runs[2]
 
 
 def test_the_cache_of_a_sequence_that_is_gone_is_not_read() -> None:
     """A step is run again in another slot, with other keys."""
     runner = _runner()
-    first = Driver(runner, at_once=1).run({"a": generation(PROMPT, 30)})
-    other = Driver(runner, at_once=1).run({"b": generation(PROMPT[::-1], 30)})
+    first = Driver(runner, at_once=1).run({"a": generation(PROMPT, 30, detail=LOGPROBS)})
+    other = Driver(runner, at_once=1).run({"b": generation(PROMPT[::-1], 30, detail=LOGPROBS)})
     runner.open(0, generation((9,), 1))  # the slot that both had
     runner.step([Row(0, 0, (9,), True, 0)])
-    again = Driver(_Shifted(runner), at_once=1).run({"a": generation(PROMPT, 30), "b": generation(PROMPT[::-1], 30)})
-    assert [_told(first)["a"], _told(other)["b"]] == [_told(again)["a"], _told(again)["b"]]
+    again = Driver(_Shifted(runner), at_once=1).run(
+        {"a": generation(PROMPT, 30, detail=LOGPROBS), "b": generation(PROMPT[::-1], 30, detail=LOGPROBS)}
+    )
+    assert [told_in(first)["a"], told_in(other)["b"]] == [told_in(again)["a"], told_in(again)["b"]]
 
 
 class _Shifted:

@@ -10,7 +10,7 @@ from inference_svc.models.onednn_linear import OneDnnLinear
 from inference_svc.models.packed_linear import PackedLinear
 from inference_svc.models.panel_linear import PanelLinear
 from inference_svc.requests import Generation, OutputDetail, Sampling
-from support.driving import Driver, generation
+from support.driving import Driver, generation, told_in
 from support.generation_models import build_model
 
 _PROMPT_LENGTHS = (1, 3, 20, 63, 64, 65, 100, 127, 128, 200, 260, 500)
@@ -30,12 +30,6 @@ def _asked() -> dict[str, Generation]:
     }
 
 
-def _numbers(driver: Driver, asked: dict[str, Generation]) -> dict[str, list[tuple[int, float, object]]]:
-    """Token, logprob and likeliest tokens of every output: equal floats are equal bits."""
-    found = driver.run(asked)
-    return {name: [(each.token_id, each.logprob, each.top) for each in one.told] for name, one in found.items()}
-
-
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2"])
 @pytest.mark.parametrize(
     ("dtype", "kind"),
@@ -51,11 +45,11 @@ def test_numbers_do_not_depend_on_company(
     if dtype == torch.bfloat16 and not runner.batch_invariant:
         pytest.skip("this processor's bfloat16 products sum in an order that depends on the number of rows")
     assert runner.batch_invariant
-    alone = _numbers(Driver(runner, at_once=1), _asked())
-    assert _numbers(Driver(runner), _asked()) == alone
-    assert _numbers(Driver(runner, chunk=50), _asked()) == alone
+    alone = told_in(Driver(runner, at_once=1).run(_asked()))
+    assert told_in(Driver(runner).run(_asked())) == alone
+    assert told_in(Driver(runner, chunk=50).run(_asked())) == alone
     whims = Driver(runner, chunk=90, whims=random.Random(2))
-    assert _numbers(whims, _asked()) == alone
+    assert told_in(whims.run(_asked())) == alone
     assert whims.put_off_count > 0
 
 
@@ -65,7 +59,7 @@ def test_numbers_do_not_depend_on_the_number_of_threads() -> None:
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         runner = PackedGenerationRunner(build_model("llama"), slot_count=10, max_context_tokens=600)
-        found.append(_numbers(Driver(runner), _asked()))
+        found.append(told_in(Driver(runner).run(_asked())))
     torch.set_num_threads(before)
     assert found[1] == found[2] == found[0]
 

@@ -13,7 +13,7 @@ from inference_svc.models.generation_runner import PackedGenerationRunner
 from inference_svc.models.paged_steps import PagedSettings
 from inference_svc.models.prefix_store import BLOCK_TOKENS, PrefixSettings
 from inference_svc.requests import Context, Generation, OutputDetail, Sampling
-from support.driving import Driver, generation
+from support.driving import Driver, generation, told_in
 from support.engine_ways import SmallCache, all_at_once, one_by_one
 from support.generation_models import build_model
 from transformers import PreTrainedModel
@@ -143,8 +143,7 @@ def test_with_prompts_alone_a_request_has_the_same_bits_whether_its_beginning_wa
 
 
 def _numbers(runner: PackedGenerationRunner, asked: Mapping[str, Generation]) -> object:
-    answers = Driver(runner, at_once=1).run(asked)
-    return {name: [(told.token_id, told.logprob, told.top) for told in each.told] for name, each in answers.items()}
+    return told_in(Driver(runner, at_once=1).run(asked))
 
 
 @_of_both

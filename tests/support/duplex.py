@@ -282,8 +282,9 @@ class ScriptedReplica:
         finally:
             self.sessions.remove(session)
             reader.cancel()
-            with suppress(asyncio.CancelledError):
-                await reader
+            await asyncio.wait([reader])
+            if not reader.cancelled():
+                reader.result()
 
     async def _read(self, frames: AsyncIterator[SessionRequest], session: ScriptedSession) -> None:
         async for frame in frames:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import defaultdict
-from contextlib import suppress
 from enum import Enum
 
 from business_svc.link.duplex import Connector, Duplex, DuplexLost
@@ -111,10 +110,9 @@ class TappedDuplex:
                 raise DuplexLost("cut")
             frame = receiving.result()
         finally:
-            for each in (receiving, cutting):
-                each.cancel()
-                with suppress(asyncio.CancelledError, DuplexLost):
-                    await each
+            receiving.cancel()
+            cutting.cancel()
+            await asyncio.gather(receiving, cutting, return_exceptions=True)  # raises a cancel of ours, not of theirs
         if frame is not None:
             self._books.received(frame)
         return frame

@@ -203,7 +203,8 @@ class Residency:
 
     async def _unload(self, name: str, grace: float) -> int:
         with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.wrap_future(self._engine.unused(name)), grace)
+            async with asyncio.timeout(grace):
+                await asyncio.wrap_future(self._engine.unused(name))
         remains = await asyncio.wrap_future(self._engine.remove(name))
         self._leave_behind(name)
         self._catalogue.gone(name)

@@ -88,9 +88,10 @@ async def _first_of(*works: Awaitable[object], screen: Screen) -> int:
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.wait(tasks)
         for task in tasks:
             with suppress(asyncio.CancelledError, CannotServe, SeamError):
-                await task
+                task.result()
     return 0
 
 

@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from inference_svc.engine.runner import Row, SampledToken
 from inference_svc.requests import Task
-from inference_svc.wire.session import SessionLimits
+from inference_svc.wire.replica import SessionLimits
 from support.chaos_clients import Reader
 from support.echo import EchoRunner, EchoTokenizer, Gate, echo_model
 from support.serving import serving_models

@@ -7,7 +7,7 @@ from business_svc.domain.inference import GenerateRequest, Message, StopConditio
 from business_svc.link.in_process_duplex import InProcessConnector
 from business_svc.link.pool import Pool, PoolSettings
 from inference_svc.requests import Task
-from inference_svc.wire.session import SessionLimits
+from inference_svc.wire.replica import SessionLimits
 from seam.inference.v1.session_pb2 import SessionRequest, SessionResponse
 from support.chaos import read
 from support.echo import EchoRunner, Gate, echo_model

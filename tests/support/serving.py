@@ -10,7 +10,8 @@ from inference_svc.catalogue import Catalogue
 from inference_svc.engine.engine import Engine
 from inference_svc.model import ModelSpec
 from inference_svc.requests import Task
-from inference_svc.wire.session import SessionLimits, SessionService
+from inference_svc.wire.replica import SessionLimits
+from inference_svc.wire.session_service import SessionService
 
 from support.echo import EchoRunner, Gate, echo_model
 from support.session_client import SessionClient

@@ -27,8 +27,9 @@ from inference_svc.wire.grpc_server import SERVICES, bind, grpc_server, stop_gen
 from inference_svc.wire.health import Health
 from inference_svc.wire.open_inference.servicer import SERVER_NAME, OpenInferenceServicer
 from inference_svc.wire.peers import AllowedPeers
+from inference_svc.wire.replica import SessionLimits
 from inference_svc.wire.servicers import InferenceServicer, ModelServicer
-from inference_svc.wire.session import SessionLimits, SessionService
+from inference_svc.wire.session_service import SessionService
 from inference_svc.wire.tls import RotatingCredentials
 
 _log = logging.getLogger(__name__)

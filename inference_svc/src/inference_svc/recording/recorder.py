@@ -24,7 +24,7 @@ from inference_svc.recording.redaction import redacted, without_tenants
 from inference_svc.recording.reel import Reel
 from inference_svc.recording.settings import RecorderSettings
 from inference_svc.wire.inference_wire import read_work
-from inference_svc.wire.session import PROTOCOL_REVISION, Serve
+from inference_svc.wire.session_service import PROTOCOL_REVISION, Serve
 
 BUFFER_BYTES = 16 * 1024 * 1024  # frames handed over and not yet written, of all sessions together
 LAST_SECONDS = 5.0  # for what is still to be written when the server ends

@@ -19,7 +19,7 @@ from inference_svc.wire.open_inference.servicer import OpenInferenceServicer
 from inference_svc.wire.peers import AllowedPeers
 from inference_svc.wire.reflection import add_reflection
 from inference_svc.wire.servicers import InferenceServicer, ModelServicer
-from inference_svc.wire.session import SessionService
+from inference_svc.wire.session_service import SessionService
 
 CONTRACT_FILES = (inference_service_pb2.DESCRIPTOR, model_service_pb2.DESCRIPTOR, open_inference_pb2.DESCRIPTOR)
 MAX_CALLS = 8_192  # at once, sessions and calls that have not sent their message yet too; more are refused unread

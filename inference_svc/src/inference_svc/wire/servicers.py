@@ -35,7 +35,7 @@ from inference_svc.wire.inference_wire import (
 )
 from inference_svc.wire.model_control import changeable
 from inference_svc.wire.model_wire import read_grace, read_model_spec, write_load_progress
-from inference_svc.wire.session import SessionService
+from inference_svc.wire.session_service import SessionService
 from inference_svc.wire.status_wire import status_of
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}

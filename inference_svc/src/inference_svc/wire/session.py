@@ -11,202 +11,30 @@ Rules, as the contract has them:
 
 import asyncio
 import hashlib
-import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from seam.inference.v1 import model_service_pb2 as model_pb
 from seam.inference.v1 import session_pb2 as session_pb
 
-from inference_svc.answering import Admits, Answers
-from inference_svc.catalogue import Catalogue
-from inference_svc.errors import (
-    Cancelled,
-    Draining,
-    DuplicateRequest,
-    MalformedFrame,
-    ModelNotReady,
-    ProtocolRevision,
-    QueueFull,
-    UnknownRequest,
-)
-from inference_svc.observing import UNOBSERVED, Arrival, RequestObserver, RequestWatch
-from inference_svc.requests import Event, Failed, Finished, GenerateWork, ModelLoad, Request, Work
+from inference_svc.errors import Cancelled, Draining, DuplicateRequest, MalformedFrame, QueueFull, UnknownRequest
+from inference_svc.observing import Arrival, RequestWatch
+from inference_svc.requests import Event, Failed, Finished, GenerateWork, Request, Work
 from inference_svc.wire.allowance import Allowance, window_for
-from inference_svc.wire.inference_wire import read_submit, write_load, write_model, write_totals
+from inference_svc.wire.inference_wire import read_submit
 from inference_svc.wire.outbox import Outbox
+from inference_svc.wire.replica import Replica
 
-PROTOCOL_REVISION = 1
 MODELS_CHANGED = "models-changed"  # the capability of both sides
 MAX_ENTRIES = 65_536  # submits, cancels and grants in one frame
 MAX_REFUSALS = 4_096  # refusals that wait to be read before the session reads on
-MAX_HELLO_BYTES = 64 * 1024
 TOTALS_SECONDS = 0.4  # how old a session's totals are before a frame brings them anew
 LOOP_SHARE = 0.005  # seconds of reading a frame before others on the event loop have a turn
 TOKEN_COLUMNS = "token-columns"
 """The capability of a client that reads tokens column by column."""
 
-Serve = Callable[[AsyncIterator[session_pb.SessionRequest]], AsyncGenerator[session_pb.SessionResponse, None]]
-_log = logging.getLogger(__name__)
 Entry = TypeVar("Entry")
-
-
-class Recorder(Protocol):
-    def recorded(
-        self, serve: Serve, frames: AsyncIterator[session_pb.SessionRequest]
-    ) -> AsyncGenerator[session_pb.SessionResponse, None]:
-        """The session that `serve` makes of the frames, frame by frame as it would be without being recorded."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class SessionLimits:
-    """`heartbeat` and `hello_timeout` in seconds. `max_sessions` counts those that have not said hello too. A session
-    with more than about `max_unread_bytes` of results that wait to be read is given up."""
-
-    max_live_requests: int = 2_048
-    heartbeat: float = 0.5
-    hello_timeout: float = 10.0
-    max_sessions: int = 256
-    max_unread_bytes: int = 32 * 1024 * 1024
-
-
-class SessionService:
-    """Opens sessions on one engine. Owned by the event loop."""
-
-    def __init__(
-        self,
-        engine: Answers[Any],
-        admission: Admits[Any],
-        catalogue: Catalogue,
-        limits: SessionLimits,
-        replica_id: str,
-        clock: Callable[[], float],
-        recorder: Recorder | None = None,
-        observer: RequestObserver = UNOBSERVED,
-    ) -> None:
-        self.engine = engine
-        self.observer = observer
-        self.admission = admission
-        self.limits = limits
-        self.clock = clock
-        self._leaving = False
-        self._catalogue = catalogue
-        self._replica_id = replica_id
-        self._recorder = recorder
-        self._sessions: set[_Session] = set()
-        self._stream_count = 0
-        self._no_streams = asyncio.Event()
-        self._no_streams.set()
-        catalogue.listen(self._models_changed)
-
-    @property
-    def draining(self) -> bool:
-        """Whether no work is taken: this replica leaves, or its engine has stopped and nobody has noticed yet."""
-        return self._leaving or not self.engine.alive
-
-    @property
-    def session_count(self) -> int:
-        return len(self._sessions)
-
-    def drain(self) -> None:
-        """From now on no session takes work; each says so, hands back what it holds, and ends."""
-        self._leaving = True
-        for session in self._sessions:
-            session.hand_back()
-
-    async def ended(self) -> None:
-        """Returns when no session is open."""
-        await self._no_streams.wait()
-
-    def session(
-        self, frames: AsyncIterator[session_pb.SessionRequest]
-    ) -> AsyncGenerator[session_pb.SessionResponse, None]:
-        """The server's frames. Raises SeamError where the stream itself fails. Consume under `aclosing`: closing it
-        cancels everything of the session."""
-        return self._serve(frames) if self._recorder is None else self._recorder.recorded(self._serve, frames)
-
-    async def _serve(
-        self, frames: AsyncIterator[session_pb.SessionRequest]
-    ) -> AsyncGenerator[session_pb.SessionResponse, None]:
-        if self.draining:
-            raise Draining("this replica takes no new sessions")
-        if not self._catalogue.all_ready:
-            raise ModelNotReady("models are loading")
-        most = self.limits.max_sessions
-        if self._stream_count >= most:
-            raise QueueFull(f"this replica has {most} sessions, the most it may", retry_after=1.0)
-        self._stream_count += 1
-        self._no_streams.clear()
-        session = None
-        try:
-            hello = await self._hello(frames)
-            session = _Session(self, hello)
-            self._sessions.add(session)
-            yield self._welcome(hello)
-            session.start(frames)
-            while (frame := await session.next_frame()) is not None:
-                yield frame
-        finally:
-            self._stream_count -= 1
-            if not self._stream_count:
-                self._no_streams.set()
-            if session is not None:
-                self._sessions.discard(session)
-                await session.close()
-
-    async def _hello(self, frames: AsyncIterator[session_pb.SessionRequest]) -> session_pb.Hello:
-        try:
-            async with asyncio.timeout(self.limits.hello_timeout):
-                frame = await anext(frames)
-        except StopAsyncIteration:
-            raise MalformedFrame("the stream ended before a hello") from None
-        except TimeoutError:
-            raise MalformedFrame(f"no hello within {self.limits.hello_timeout:g} s") from None
-        if not frame.HasField("hello"):
-            raise MalformedFrame("the first frame must have hello")
-        if frame.submits or frame.cancels or frame.grants:
-            raise MalformedFrame("the first frame must have hello alone")
-        if frame.ByteSize() > MAX_HELLO_BYTES:
-            raise MalformedFrame(f"a hello has at most {MAX_HELLO_BYTES} bytes")
-        if frame.hello.protocol_revision < 1:
-            raise ProtocolRevision(f"this server speaks revisions 1 to {PROTOCOL_REVISION}")
-        return frame.hello
-
-    def _welcome(self, hello: session_pb.Hello) -> session_pb.SessionResponse:
-        return session_pb.SessionResponse(
-            welcome=session_pb.Welcome(
-                protocol_revision=min(hello.protocol_revision, PROTOCOL_REVISION),
-                replica_id=self._replica_id,
-                models=self.models(),
-                capabilities=[f"heartbeat-ms={round(self.limits.heartbeat * 1000)}", MODELS_CHANGED],
-                max_live_requests=self.limits.max_live_requests,
-            ),
-            load=self.load(),
-            totals=self.totals(),
-        )
-
-    def models(self) -> list[model_pb.Model]:
-        return [write_model(entry) for entry in self._catalogue.entries()]
-
-    @property
-    def models_version(self) -> int:
-        return self._catalogue.version
-
-    def _models_changed(self) -> None:
-        for session in self._sessions:
-            session.wake()
-
-    def load(self) -> session_pb.Load:
-        """Of every model, in the order that models are told."""
-        known = {load.model: load for load in self.engine.loads()}
-        names = self._catalogue.names()
-        return write_load([known.get(name) or ModelLoad(name) for name in names], draining=self.draining)
-
-    def totals(self) -> session_pb.Totals:
-        return write_totals(self.engine.totals(), self.engine.idle_seconds())
 
 
 @dataclass(slots=True, eq=False)
@@ -222,13 +50,13 @@ class _Live:
     ended: bool = False
 
 
-class _Session:
+class Session:
     """An outlet of the engine. All but `deliver` runs on the event loop."""
 
-    def __init__(self, service: SessionService, hello: session_pb.Hello) -> None:
-        self._service = service
+    def __init__(self, replica: Replica, hello: session_pb.Hello) -> None:
+        self._replica = replica
         self._tells_models = MODELS_CHANGED in hello.capabilities
-        self._models_told = service.models_version
+        self._models_told = replica.models_version
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox(columns=TOKEN_COLUMNS in hello.capabilities)
         self._live: dict[int, _Live] = {}
@@ -239,7 +67,7 @@ class _Session:
         self._admissions: set[asyncio.Task[None]] = set()
         self._told_draining = False
         self._given_up: QueueFull | None = None
-        self._told_totals = service.clock()
+        self._told_totals = replica.clock()
 
     # --- the engine's side ---
 
@@ -253,15 +81,15 @@ class _Session:
             live = self._live.get(request_id)
             if live is not None and not live.ended:
                 self._tell(request_id, live, event)
-        if self._outbox.heavy_bytes > self._service.limits.max_unread_bytes:
+        if self._outbox.heavy_bytes > self._replica.limits.max_unread_bytes:
             self._give_up()
         self.wake()
 
     def _give_up(self) -> None:
         """Nobody reads: what waits is dropped at once, the stream ends when its writer comes back."""
-        most = self._service.limits.max_unread_bytes
+        most = self._replica.limits.max_unread_bytes
         self._given_up = QueueFull(f"the reader left more than {most} bytes of results unread")
-        self._service.engine.close_outlet(self)
+        self._replica.engine.close_outlet(self)
         for live in self._live.values():
             live.ended = True
             if live.admitting is not None:
@@ -292,27 +120,27 @@ class _Session:
                 raise self._given_up
             if self._reader.done() and (error := self._reader.exception()) is not None:
                 raise error
-            if self._outbox or self._told_draining != self._service.draining or self._models_are_old:
+            if self._outbox or self._told_draining != self._replica.draining or self._models_are_old:
                 return self._frame()
             if self._reader.done() and not self._live:
                 return None
-            if self._service.draining and not self._live:
+            if self._replica.draining and not self._live:
                 raise Draining("this replica leaves")
             try:
-                async with asyncio.timeout(self._service.limits.heartbeat):
+                async with asyncio.timeout(self._replica.limits.heartbeat):
                     await self._wake.wait()
             except TimeoutError:
                 return self._frame()
 
     @property
     def _models_are_old(self) -> bool:
-        return self._tells_models and self._models_told != self._service.models_version
+        return self._tells_models and self._models_told != self._replica.models_version
 
     def _frame(self) -> session_pb.SessionResponse:
         frame = session_pb.SessionResponse()
         if self._models_are_old:
-            self._models_told = self._service.models_version
-            frame.models.models.extend(self._service.models())
+            self._models_told = self._replica.models_version
+            frame.models.models.extend(self._replica.models())
         written = self._outbox.fill(frame)
         for request_id, token_count, ended in written:
             if ended:
@@ -320,23 +148,23 @@ class _Session:
             elif token_count:
                 self._go_on(request_id, token_count)
         if written:
-            self._service.observer.frame(len(written))
-        self._told_draining = self._service.draining
-        frame.load.CopyFrom(self._service.load())
-        if (now := self._service.clock()) - self._told_totals >= TOTALS_SECONDS:
+            self._replica.observer.frame(len(written))
+        self._told_draining = self._replica.draining
+        frame.load.CopyFrom(self._replica.load())
+        if (now := self._replica.clock()) - self._told_totals >= TOTALS_SECONDS:
             self._told_totals = now
-            frame.totals.CopyFrom(self._service.totals())
+            frame.totals.CopyFrom(self._replica.totals())
         self._room.set()
         return frame
 
     def _go_on(self, request_id: int, written: int) -> None:
         live = self._live[request_id]
         if live.allowance is not None and not live.ended and (more := live.allowance.written(written)):
-            self._service.engine.grant(self, request_id, more)
+            self._replica.engine.grant(self, request_id, more)
 
     async def close(self) -> None:
         """Cancels everything of the session, and waits until nothing of it runs on the event loop."""
-        self._service.engine.close_outlet(self)
+        self._replica.engine.close_outlet(self)
         gone = Failed(Cancelled("the session ended"))
         for live in self._live.values():
             live.watch.ended(gone)
@@ -382,9 +210,9 @@ class _Session:
             self._submit_again(request_id, fingerprint)
             return
         self._highest = request_id
-        limit = self._service.limits.max_live_requests
-        watch = self._service.observer.received(_arrival_of(submit))
-        if self._service.draining:
+        limit = self._replica.limits.max_live_requests
+        watch = self._replica.observer.received(_arrival_of(submit))
+        if self._replica.draining:
             self._refuse(request_id, watch, Draining("this replica takes no new work"))
         elif len(self._live) >= limit:
             self._refuse(request_id, watch, QueueFull(f"the session has {limit} live requests, the most it may"))
@@ -405,9 +233,9 @@ class _Session:
 
     def _admit(self, request_id: int, live: _Live, submit: session_pb.Submit) -> None:
         try:
-            request = read_submit(submit, self._service.clock())
-            if self._service.admission.is_quick(request):
-                self._begin(request_id, live, request.work, self._service.admission.admit_now(request))
+            request = read_submit(submit, self._replica.clock())
+            if self._replica.admission.is_quick(request):
+                self._begin(request_id, live, request.work, self._replica.admission.admit_now(request))
                 return
         except Exception as error:  # this request's own failure
             self._tell(request_id, live, Failed(error))
@@ -418,7 +246,7 @@ class _Session:
 
     async def _admit_slowly(self, request_id: int, live: _Live, request: Request) -> None:
         try:
-            ready = await self._service.admission.admit(request)
+            ready = await self._replica.admission.admit(request)
             live.admitting = None
             self._begin(request_id, live, request.work, ready)
             if live.early_credits:
@@ -434,8 +262,8 @@ class _Session:
             if (first := live.allowance.hand_over()) != ready.credits:
                 ready = replace(ready, credits=first)
         live.watch.admitted()
-        self._service.engine.submit(self, request_id, ready)
-        self._tell(request_id, live, self._service.admission.accepted(ready))
+        self._replica.engine.submit(self, request_id, ready)
+        self._tell(request_id, live, self._replica.admission.accepted(ready))
 
     def _cancel(self, cancel: session_pb.Cancel) -> None:
         request_id = cancel.request_id
@@ -443,7 +271,7 @@ class _Session:
         if live is None or live.ended:
             return
         if live.admitting is None:
-            self._service.engine.cancel(self, request_id)  # which tells of it
+            self._replica.engine.cancel(self, request_id)  # which tells of it
         else:
             live.admitting.cancel()
             self._tell(request_id, live, Failed(Cancelled("the caller cancelled")))
@@ -454,7 +282,7 @@ class _Session:
             if live.ended:
                 continue
             if live.admitting is None:
-                self._service.engine.cancel(self, request_id)
+                self._replica.engine.cancel(self, request_id)
             else:
                 live.admitting.cancel()
             self._tell(request_id, live, Failed(Draining("this replica leaves and hands back its work")))
@@ -476,7 +304,7 @@ class _Session:
 
     def _hand_over(self, request_id: int, live: _Live, credits: int) -> None:
         if live.allowance is not None and (more := live.allowance.granted(credits)):
-            self._service.engine.grant(self, request_id, more)
+            self._replica.engine.grant(self, request_id, more)
 
 
 def _arrival_of(submit: session_pb.Submit) -> Arrival:

@@ -17,7 +17,7 @@ import pytest
 from google.protobuf.message import DecodeError
 from inference_svc.errors import SeamError
 from inference_svc.requests import Task
-from inference_svc.wire.session import SessionLimits
+from inference_svc.wire.replica import SessionLimits
 from seam.errors.v1.errors_pb2 import ErrorReason
 from seam.inference.v1.session_pb2 import SessionRequest
 from support.echo import EchoEncoder, EchoRunner, echo_model

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 from inference_svc.errors import Draining, MalformedFrame, ModelNotReady, ProtocolRevision
-from inference_svc.wire.session import MAX_ENTRIES, SessionLimits
+from inference_svc.wire.replica import SessionLimits
+from inference_svc.wire.session import MAX_ENTRIES
 from seam.inference.v1 import session_pb2
 from support.serving import serving
 from support.session_client import embedding, generation

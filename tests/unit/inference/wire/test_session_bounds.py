@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from inference_svc.errors import MalformedFrame, QueueFull
 from inference_svc.wire.allowance import WINDOW
-from inference_svc.wire.session import SessionLimits
+from inference_svc.wire.replica import SessionLimits
 from support.serving import serving
 from support.session_client import embedding, generation
 

@@ -18,7 +18,7 @@ from inference_svc.requests import (
     OutputDetail,
     Sampling,
 )
-from inference_svc.wire.session import SessionLimits
+from inference_svc.wire.replica import SessionLimits
 from seam.inference.v1 import session_pb2
 from support.serving import serving
 from support.session_client import generation

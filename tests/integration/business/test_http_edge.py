@@ -1,6 +1,7 @@
 """The HTTP edge as plain HTTP clients see it, over a real server."""
 
 import asyncio
+import gzip
 import json
 from dataclasses import replace
 from typing import Any
@@ -297,6 +298,17 @@ async def test_a_body_is_json_whatever_its_header_says(http: httpx.AsyncClient) 
     for told in ("application/x-www-form-urlencoded", "text/plain"):
         response = await http.post("/predict", content=b'{"text": "a"}', headers={"content-type": told})
         assert response.status_code == 200
+
+
+async def test_a_compressed_body_is_told_that_none_is_taken(http: httpx.AsyncClient, inference: FakeInference) -> None:
+    packed = gzip.compress(b'{"text": "a"}')
+    response = await http.post("/predict", content=packed, headers={"content-encoding": "gzip"})
+    error = error_of(response)
+    assert (response.status_code, error["code"], error["param"]) == (400, "invalid_field", "content-encoding")
+    assert "'gzip'" in error["message"]
+    assert inference.asked == []
+    plain = await http.post("/predict", content=b'{"text": "a"}', headers={"content-encoding": "Identity"})
+    assert plain.status_code == 200
 
 
 async def test_a_body_over_the_limit_is_refused_told_or_not(http: httpx.AsyncClient, inference: FakeInference) -> None:

@@ -91,6 +91,9 @@ class Door:
         )
 
     async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes:
+        encoding = headers.get("content-encoding", "") or "identity"
+        if encoding.lower() != "identity":
+            raise bad_field("content-encoding", f"a body is taken uncompressed only, was {encoding[:40]!r}")
         told = headers.get("content-length", "")
         if told.isdecimal() and int(told) > self._max_body_bytes:
             raise self._too_large()

@@ -133,6 +133,7 @@ async def test_formats_are_told_in_response_format(http: httpx.AsyncClient, infe
 
 BAD_CHATS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"n": 2}, 501, "n", "feature_not_available"),
+    ({"n": 0}, 400, "n", "invalid_field"),
     ({"tools": [{"type": "function"}]}, 501, "tools", "feature_not_available"),
     ({"reasoning_effort": "high"}, 501, "reasoning_effort", "feature_not_available"),
     ({"best_of": 3}, 400, "best_of", "invalid_field"),

@@ -58,6 +58,8 @@ def test_both_kinds_of_replica_may_be_had_together():
         (Topology.SPLIT, {"http_port": -1}, "--http-port"),
         (Topology.SPLIT, {"grpc_port": 5000, "http_port": 5000}, "one each"),
         (Topology.SPLIT, {"grace": -1.0}, "--grace"),
+        (Topology.SPLIT, {"grace": float("nan")}, "--grace"),
+        (Topology.SPLIT, {"grace": float("inf")}, "--grace"),
         (Topology.MONOLITH, {"tls": True}, "--tls"),
         (Topology.SPLIT, {"tls": True, "replica_addresses": ("h:1",)}, "--replica-address"),
         (Topology.SPLIT, {"keys": Keys("too-short", "too-short")}, "16 or more"),

@@ -79,6 +79,7 @@ def check_embed(request: EmbedRequest, model: Model | None) -> None:
     found = [pair for index, text in enumerate(request.texts) for pair in _text(f"texts[{index}]", text, model)]
     most = (model.dimension_count if model else 0) or MAX_TOKENS
     found.extend(_within("dimension_count", request.dimension_count, 1, most))
+    found.extend(_encodable("prompt_name", request.prompt_name, 0))
     _raise(found)
 
 
@@ -220,15 +221,19 @@ def _format(output_format: OutputFormat | None) -> Found:
                 json.loads(schema)
             except (ValueError, RecursionError) as error:
                 yield from _bad("format.json_schema", f"must be JSON: {error}")
+            else:
+                yield from _encodable("format.json_schema", schema, 0)
         case Regex(pattern):
             if not pattern:
                 yield from _bad("format.regex", "must not be empty")
+            yield from _encodable("format.regex", pattern, 0)
         case Choice(texts):
             if not texts:
                 yield from _bad("format.choice.texts", "must have at least one")
             for index, text in enumerate(texts):
                 if not text:
                     yield from _bad(f"format.choice.texts[{index}]", "must not be empty")
+                yield from _encodable(f"format.choice.texts[{index}]", text, 0)
         case None:
             pass
 

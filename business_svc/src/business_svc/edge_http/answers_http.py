@@ -117,7 +117,9 @@ def _logprobs(positions: tuple[PositionLogprobs, ...]) -> dict[str, Any] | None:
 def _token(token: TokenLogprob) -> dict[str, Any]:
     # OpenAI's clients read -9999.0 as "as good as impossible"; JSON has no infinity
     logprob = max(token.logprob, -9999.0)
-    return {"token": token.text, "logprob": logprob, "bytes": list(token.text.encode())}
+    # a token that is part of a character has no text of its own, and the contract does not carry its bytes
+    known = None if "\ufffd" in token.text else list(token.text.encode())
+    return {"token": token.text, "logprob": logprob, "bytes": known}
 
 
 def embeddings_list(model: str, embeddings: Embeddings, as_base64: bool) -> dict[str, Any]:

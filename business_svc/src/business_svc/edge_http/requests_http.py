@@ -100,6 +100,8 @@ def chat_request(body: ChatCompletionBody) -> GenerateRequest:
     """Raises INVALID_FIELD, FEATURE_NOT_AVAILABLE, INPUT_TOO_LONG."""
     check_count("messages", len(body.messages), Reason.INPUT_TOO_LONG)
     _only_known(body, "", IGNORED, NOT_DONE)
+    if body.n is not None and body.n < 1:
+        raise bad_field("n", f"must be at least 1, was {body.n}")
     if body.n not in (None, 1):
         raise bad_field("n", "only 1 answer a request is given", Reason.FEATURE_NOT_AVAILABLE)
     if body.top_logprobs and not body.logprobs:

@@ -61,13 +61,14 @@ def up(
         require_free(plan.http_port, "--http-port")
         if demo and not demo.is_file():
             raise BadPlan(f"--demo {demo}: there is no such file")
+        work = Demo(demo, screen.out, started).run if demo else None
+        # A line for each request would stand in the middle of what the demonstration shows.
+        environment = {"SEAM_LOG_REQUESTS": "off", **os.environ} if work else os.environ
+        code = asyncio.run(serve(plan, environment, screen, work))
     except BadPlan as fault:
         screen.say(str(fault), style="bold red")
         raise typer.Exit(2) from None
-    work = Demo(demo, screen.out, started).run if demo else None
-    # A line for each request would stand in the middle of what the demonstration shows.
-    environment = {"SEAM_LOG_REQUESTS": "off", **os.environ} if work else os.environ
-    raise typer.Exit(asyncio.run(serve(plan, environment, screen, work)))
+    raise typer.Exit(code)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """What is to be started, checked before anything is."""
 
+import math
 import re
 from dataclasses import dataclass
 from enum import Enum
@@ -72,7 +73,7 @@ def checked_plan(
         raise BadPlan(
             "--tls: a replica that runs already cannot know certificates made now: leave out --replica-address"
         )
-    if grace < 0:
+    if not 0 <= grace < math.inf:
         raise BadPlan(f"--grace {grace}: seconds, 0 or more")
     if not _KEY.fullmatch(keys.shown):
         raise BadPlan(f"the API key: {MIN_KEY_CHARACTERS} or more letters, digits, or any of . _ ~ + / -")

@@ -35,7 +35,8 @@ class Roof(Protocol):
 
 async def serve(plan: Plan, environment: Mapping[str, str], screen: Screen, work: Work | None = None) -> int:
     """Serve until a signal, or until `work` is done when there is some. Returns the exit code: 0 when it ended as
-    asked, 1 when what it needs died or the work failed, 128 and the signal's number when it was told to hurry."""
+    asked, 1 when what it needs died or the work failed, 128 and the signal's number when it was told to hurry. Raises
+    BadPlan."""
     roof = _roof(plan, environment, screen)
     _forget(plan)
 

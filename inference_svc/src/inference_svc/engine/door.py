@@ -45,7 +45,7 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """As of the last step. `slots` is None for an encoder; `yielding` as the scheduler tells it."""
+    """As of the last step. `slots` is None for an encoder; `yielding` and `stalled` as the scheduler tells them."""
 
     waiting: Waiting
     running: int = 0
@@ -53,6 +53,7 @@ class Facts:
     slots: int | None = None
     yielding: tuple[int, ...] = ()
     free_cache_tokens: int = 0
+    stalled: Waiting = Waiting()  # noqa: RUF009 (frozen)
 
 
 class Door:
@@ -113,9 +114,12 @@ class Door:
         self._waiting.include(self._new.snapshot())
 
     def predicted_wait(self, priority: Priority, now: float) -> float:
-        """Seconds until a request of this priority that came now would first be computed."""
+        """Seconds until a request of this priority that came now would first be computed. Whoever waits for a reader
+        is not before it."""
         facts, costs = self._facts, self._costs
         sequences, tokens = self._waiting.at_least(priority)
+        sequences -= sum(facts.stalled.sequences[priority:])
+        tokens -= sum(facts.stalled.tokens[priority:])
         wait = costs.seconds_of_prompts(facts.backlog_tokens + tokens) + self._wake_wait(now)
         if facts.slots is not None and facts.yielding:
             short = sequences + 1 - facts.yielding[priority]

@@ -69,6 +69,7 @@ class GenerationDriver:
         facts = self._scheduler.facts()
         return Facts(
             waiting=facts.waiting,
+            stalled=facts.stalled,
             running=facts.running,
             backlog_tokens=facts.backlog_tokens,
             slots=self._limits.slot_count,

@@ -48,11 +48,13 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerFacts:
-    """`backlog_tokens` are prompt tokens of sequences that have a slot; `yielding` counts slots that a waiting
-    sequence of each priority could take: free ones, those of stalled sequences and of lower priorities."""
+    """`stalled` is the part of `waiting` that waits for its readers; `backlog_tokens` are prompt tokens of sequences
+    that have a slot; `yielding` counts slots that a waiting sequence of each priority could take: free ones, those of
+    stalled sequences and of lower priorities."""
 
     running: int
     waiting: Waiting
+    stalled: Waiting
     backlog_tokens: int
     free_cache_tokens: int
     yielding: tuple[int, ...]

@@ -48,6 +48,7 @@ class GenerationScheduler:
         self._placed: dict[int, Sequence] = {}
         self._line: WaitingLine[Sequence] = WaitingLine(limits.tenant_weights, limits.aging_steps)
         self._waiting = WaitingCount()
+        self._stalled = WaitingCount()  # of these, those that wait for their readers
         self._free_slots = list(range(limits.slot_count - 1, -1, -1))
         self._closed: list[int] = []
         self._deadlines: list[tuple[float, int]] = []
@@ -86,7 +87,7 @@ class GenerationScheduler:
             return
         sequence.credits += credits
         if sequence.phase is Phase.STALLED:
-            self._waiting.drop(sequence.generation.context.priority, sequence.pending)
+            self._drop(sequence)
             self._wait(sequence)
 
     def expire(self, now: float) -> list[tuple[int, Failed]]:
@@ -238,6 +239,7 @@ class GenerationScheduler:
         return SchedulerFacts(
             running=len(self._placed),
             waiting=self._waiting.snapshot(),
+            stalled=self._stalled.snapshot(),
             backlog_tokens=backlog,
             free_cache_tokens=min(max(0, self._room.free(self._placed.values())), self._limits.cache_token_count),
             yielding=tuple(reversed(yielding)),
@@ -268,6 +270,7 @@ class GenerationScheduler:
         self._waiting.add(sequence.generation.context.priority, sequence.pending)
         if not sequence.has_credit:
             sequence.phase = Phase.STALLED
+            self._stalled.add(sequence.generation.context.priority, sequence.pending)
             return
         sequence.phase = Phase.WAITING
         context, deadline = sequence.generation.context, sequence.deadline
@@ -281,9 +284,15 @@ class GenerationScheduler:
             order=sequence.order,
         )
 
+    def _drop(self, sequence: Sequence) -> None:
+        """It waits no longer."""
+        self._waiting.drop(sequence.generation.context.priority, sequence.pending)
+        if sequence.phase is Phase.STALLED:
+            self._stalled.drop(sequence.generation.context.priority, sequence.pending)
+
     def _put(self, entry: Entry[Sequence], now: float) -> Placement:
         sequence = entry.waiter
-        self._waiting.drop(sequence.generation.context.priority, sequence.pending)
+        self._drop(sequence)
         sequence.slot = self._free_slots.pop()
         sequence.phase = Phase.PLACED
         sequence.placed_class, sequence.placed_at, sequence.served_step = entry.wait_class, now, self._step
@@ -310,7 +319,7 @@ class GenerationScheduler:
                 self._leave_slot(sequence)
             case Phase.WAITING | Phase.STALLED:
                 self._line.remove(sequence.key)
-                self._waiting.drop(sequence.generation.context.priority, sequence.pending)
+                self._drop(sequence)
         sequence.phase = Phase.OVER
         if len(self._deadlines) > 4 * len(self._alive) + 64:
             self._deadlines = [each for each in self._deadlines if each[1] in self._alive]

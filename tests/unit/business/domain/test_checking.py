@@ -117,6 +117,9 @@ BAD_FORMATS: list[tuple[OutputFormat, str]] = [
     (Regex(""), "format.regex"),
     (Choice(()), "format.choice.texts"),
     (Choice(("a", "")), "format.choice.texts[1]"),
+    (JsonSchema('{"const": "\ud800"}'), "format.json_schema"),
+    (Regex("a\ud800"), "format.regex"),
+    (Choice(("a", "\udfff")), "format.choice.texts[1]"),
 ]
 
 
@@ -165,6 +168,8 @@ def test_embeddings_and_scores_name_the_text_that_is_wrong() -> None:
     for dimensions in (0, 9):
         error = refused(check_embed, EmbedRequest("embed", ("a",), dimension_count=dimensions), EMBED)
         assert (error.reason, fields_of(error)) == (Reason.INVALID_FIELD, ["dimension_count"])
+    error = refused(check_embed, EmbedRequest("embed", ("a",), prompt_name="\ud800"), EMBED)
+    assert (error.reason, fields_of(error)) == (Reason.INVALID_FIELD, ["prompt_name"])
     error = refused(check_score, ScoreRequest("score", (ScoreInput("a", ""), ScoreInput(""))), SCORE)
     assert (error.reason, fields_of(error)) == (Reason.TEXT_EMPTY, ["inputs[0].text_pair", "inputs[1].text"])
     assert refused(check_predict_text, "", CHAT).violations[0].field == "text"

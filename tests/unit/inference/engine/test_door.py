@@ -127,5 +127,18 @@ def test_slots_that_are_taken_make_the_wait_longer():
     assert room.predicted_wait(Priority.NORMAL, 0.0) == pytest.approx(2.0)
 
 
+def test_who_waits_for_a_reader_is_not_before_anybody():
+    stalled = Waiting(sequences=(0, 16, 0), tokens=(0, 40_000, 0))
+    facts = Facts(stalled, running=2, slots=2, yielding=(2, 2, 2), stalled=stalled)
+    room, full = Door(Bounds(99, 99_999), costs(), facts), Door(Bounds(15, 99_999), costs(), facts)
+    room.learn(facts)
+    assert room.predicted_wait(Priority.NORMAL, 0.0) == 0.0
+    room.enter(Need(1, 10), Context(deadline=5.0), 0.0)
+    assert room.predicted_wait(Priority.NORMAL, 0.0) == pytest.approx(0.1, rel=1e-3)
+    full.learn(facts)
+    with pytest.raises(QueueFull):  # they are held all the same
+        full.enter(Need(1, 10), Context(), 0.0)
+
+
 def test_every_input_of_an_encoding_is_a_sequence():
     assert Need.of(encoding("ab", "cde")) == Need(2, 5)

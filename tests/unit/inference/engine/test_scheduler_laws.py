@@ -165,6 +165,11 @@ class SchedulerLaws(RuleBasedStateMachine):
         assert facts.running + sum(facts.waiting.sequences) == len(living)
         assert facts.running <= self.limits.slot_count
         assert min(*facts.waiting.sequences, *facts.waiting.tokens) >= 0
+        broke = [known for known in living if known.credits is not None and known.credits <= 0]
+        assert 0 <= sum(facts.stalled.sequences) <= min(len(broke), sum(facts.waiting.sequences))
+        assert min(w - s for w, s in zip(facts.waiting.tokens, facts.stalled.tokens, strict=True)) >= 0
+        if not sum(facts.stalled.sequences):
+            assert sum(facts.stalled.tokens) == 0
         if not living:
             assert sum(facts.waiting.tokens) == 0
             assert facts.free_cache_tokens == self.limits.cache_token_count

@@ -50,7 +50,8 @@ class Routes:
         call = call_of(request)
         if body.stream:
             include_usage = bool(body.stream_options and body.stream_options.include_usage)
-            return EventStream(self._chunks(asked, fields, call, include_usage))
+            chunks = self._chunks(asked, fields, call, include_usage)
+            return EventStream(chunks, self.answering.allowed(call))
         with in_callers_words(fields):
             answer = await answer_of(request, whole_answer(self.answering.chat(asked, call)))
         return JSONResponse(answers_http.chat_completion(answer, self.now()))

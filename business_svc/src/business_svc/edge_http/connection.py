@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -16,6 +16,9 @@ from business_svc.edge_http.json_text import compact
 from business_svc.errors import Reason, SeamError
 
 Answer = TypeVar("Answer")
+
+LAST_WORDS_SECONDS = 5.0  # for a reader who reads slowly to be told why its answer ended
+LAST_WORDS_AT_A_STOP = 0.3  # below what a server that stops leaves its connections
 
 
 class ClientGone(SeamError):
@@ -59,29 +62,40 @@ class EventStream(Response):
     """Server-sent events, one a piece of `pieces` (text of the event's data).
 
     The next piece is pulled when the connection took the one before: a reader who does not read holds up the answer,
-    not the server's memory. What fails before the first piece is an HTTP error, what fails later an error event, after
-    which the stream ends without [DONE]. `pieces` is closed whatever happens.
+    not the server's memory, and no longer than the request may take, `seconds`. What fails before the first piece is an
+    HTTP error, what fails later an error event, after which the stream ends without [DONE]; one who does not read that
+    either is cut off. `pieces` is closed whatever happens.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, pieces: AsyncGenerator[str, None]) -> None:
+    def __init__(self, pieces: AsyncGenerator[str, None], seconds: float) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._pieces = pieces
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = asyncio.Event()
         try:
-            await while_connected(scope, receive, self._write(send, begun))
+            async with asyncio.timeout(self._seconds + LAST_WORDS_SECONDS):  # what it waits for ends by itself before
+                await while_connected(scope, receive, self._write(send, begun))
+                await _send_end(send)
+            return
         except ClientGone:
             return
+        except TimeoutError:
+            ended = SeamError(Reason.DEADLINE_EXPIRED, "the deadline passed, and the answer was not read")
         except SeamError as error:
-            if not begun.is_set():
-                await error_response(error)(scope, receive, send)
-                return
-            await _send_event(send, compact(error_body(error)))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            ended = error
+        if not begun.is_set():
+            await error_response(ended)(scope, receive, send)
+            return
+        hanging_up: asyncio.Event = scope[HANGING_UP]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_AT_A_STOP if hanging_up.is_set() else LAST_WORDS_SECONDS):
+                await _send_event(send, compact(error_body(ended)))
+                await _send_end(send)
 
     async def _write(self, send: Send, begun: asyncio.Event) -> None:
         async with aclosing(self._pieces) as pieces:
@@ -98,6 +112,10 @@ class EventStream(Response):
             except Exception as fault:
                 logging.getLogger(__name__).exception("a stream failed by a fault of the server")
                 raise SeamError(Reason.INTERNAL_FAULT, "a fault of the server; its log has more") from fault
+
+
+async def _send_end(send: Send) -> None:
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _send_event(send: Send, text: str) -> None:

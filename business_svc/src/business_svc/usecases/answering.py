@@ -58,6 +58,10 @@ class Answering:
         self._clock = clock
         self._new_request_id = new_request_id
 
+    def allowed(self, call: Call) -> float:
+        """Seconds that an answer to the call may take."""
+        return call.allowed(self._rules.max_seconds)
+
     async def chat(self, request: GenerateRequest, call: Call) -> AsyncGenerator[AnswerEvent, None]:
         """Started, then Text (any number), then Finished. Raises SeamError. Consume under `aclosing`."""
         name = request.model or DEFAULT_MODEL

@@ -24,6 +24,10 @@ class Call:
     tracestate: str = ""
     watch: CallWatch | None = None
 
+    def allowed(self, max_seconds: float) -> float:
+        """How long it may take, in seconds."""
+        return max_seconds if self.timeout is None else min(self.timeout, max_seconds)
+
     def work(self, operation: Operation, model: str) -> WorkWatch:
         """To be told of one operation, in a `with` block."""
         if self.watch is None:
@@ -36,10 +40,9 @@ def context_of(call: Call, now: float, max_seconds: float, work: WorkWatch | Non
     is that of `work`, where it is given."""
     if call.timeout is not None and call.timeout <= 0:
         raise SeamError(Reason.DEADLINE_EXPIRED, "the deadline had passed when the call arrived")
-    allowed = max_seconds if call.timeout is None else min(call.timeout, max_seconds)
     return Context(
         tenant=call.caller.tenant,
-        deadline=now + allowed,
+        deadline=now + call.allowed(max_seconds),
         traceparent=(work or call).traceparent,
         tracestate=(work or call).tracestate,
     )

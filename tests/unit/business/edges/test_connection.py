@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+from business_svc.edge_http import connection
 from business_svc.edge_http.connection import ClientGone, EventStream, while_connected
 from business_svc.edge_http.door import HANGING_UP
 from business_svc.edge_http.listening import bound_socket, told_address
@@ -114,7 +115,7 @@ async def test_cancelling_the_request_cancels_its_work() -> None:
 async def test_a_piece_is_pulled_when_the_one_before_it_was_taken() -> None:
     wire, pieces = Wire(), Pieces("a", "b", "c")
     wire.takes.clear()
-    writing = asyncio.create_task(EventStream(pieces.stream())(wire.scope, wire.receive, wire.send))
+    writing = asyncio.create_task(EventStream(pieces.stream(), 60)(wire.scope, wire.receive, wire.send))
     for _ in range(20):
         await asyncio.sleep(0)
     assert pieces.pulled == 1
@@ -127,7 +128,7 @@ async def test_a_piece_is_pulled_when_the_one_before_it_was_taken() -> None:
 async def test_a_reader_that_goes_while_nothing_is_taken_closes_the_stream() -> None:
     wire, pieces = Wire(), Pieces("a", "b")
     wire.takes.clear()
-    writing = asyncio.create_task(EventStream(pieces.stream())(wire.scope, wire.receive, wire.send))
+    writing = asyncio.create_task(EventStream(pieces.stream(), 60)(wire.scope, wire.receive, wire.send))
     for _ in range(20):
         await asyncio.sleep(0)
     wire.gone.set()
@@ -136,12 +137,55 @@ async def test_a_reader_that_goes_while_nothing_is_taken_closes_the_stream() -> 
     assert wire.sent == []
 
 
+async def test_who_does_not_read_is_cut_off_when_the_request_has_had_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "LAST_WORDS_SECONDS", 0.05)
+    wire, pieces = Wire(), Pieces("a", "b")
+    wire.takes.clear()
+    await asyncio.wait_for(EventStream(pieces.stream(), 0.05)(wire.scope, wire.receive, wire.send), 5)
+    assert pieces.closed.is_set()
+    assert wire.sent == []
+
+
+async def test_who_reads_late_is_told_that_the_request_has_had_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "LAST_WORDS_SECONDS", 0.5)
+    wire, pieces = Wire(), Pieces("a", "b")
+    stream = EventStream(pieces.stream(), 0.0)
+
+    async def send(message: Message) -> None:
+        if message.get("body", b"").startswith(b"data: b"):
+            await forever()  # takes no more until the time is up
+        await wire.send(message)
+
+    await asyncio.wait_for(stream(wire.scope, wire.receive, send), 5)
+    assert '"code":"deadline_expired"' in wire.text
+    assert wire.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+async def test_a_server_that_stops_does_not_wait_for_who_does_not_read() -> None:
+    wire, pieces = Wire(), Pieces("a", "b")
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await forever()
+        await wire.send(message)
+
+    writing = asyncio.create_task(EventStream(pieces.stream(), 60)(wire.scope, wire.receive, send))
+    await asyncio.sleep(0.01)
+    stopped = asyncio.get_running_loop().time()
+    wire.hanging_up.set()
+    await asyncio.wait_for(writing, 5)
+    assert asyncio.get_running_loop().time() - stopped < connection.LAST_WORDS_SECONDS
+    assert pieces.closed.is_set()
+
+
 async def test_what_fails_first_is_a_status_and_what_fails_later_an_event() -> None:
     wire = Wire()
-    await EventStream(Pieces(SeamError(Reason.QUEUE_FULL, "full")).stream())(wire.scope, wire.receive, wire.send)
+    await EventStream(Pieces(SeamError(Reason.QUEUE_FULL, "full")).stream(), 60)(wire.scope, wire.receive, wire.send)
     assert wire.sent[0]["status"] == 429
     wire = Wire()
-    await EventStream(Pieces("a", SeamError(Reason.QUEUE_FULL, "full")).stream())(wire.scope, wire.receive, wire.send)
+    await EventStream(Pieces("a", SeamError(Reason.QUEUE_FULL, "full")).stream(), 60)(
+        wire.scope, wire.receive, wire.send
+    )
     assert wire.sent[0]["status"] == 200
     assert wire.text.startswith('data: a\n\ndata: {"error":{"message":"full"')
     assert "[DONE]" not in wire.text

@@ -10,9 +10,13 @@ Renaming = Callable[[str], str]
 # inference speaks of its own messages; the business contract has the same fields without these steps
 _INFERENCE_STEPS = ("work.prompt.chat.", "work.prompt.", "work.", "prompt.chat.", "generate.", "embed.", "score.")
 
+_WHOLE_PROMPT = frozenset({"work.prompt", "work.prompt.chat", "prompt", "prompt.chat"})
+
 
 def from_inference(path: str) -> str:
-    """`work.sampling.top_p` was `sampling.top_p`."""
+    """`work.sampling.top_p` was `sampling.top_p`, and the prompt is what all messages make."""
+    if path in _WHOLE_PROMPT:
+        return "messages"
     for steps in _INFERENCE_STEPS:
         if path.startswith(steps):
             return path.removeprefix(steps)

@@ -9,6 +9,7 @@ from business_svc.errors import FieldViolation, Reason, SeamError, bad_field
         ("work.texts[3]", "texts[3]"),
         ("work.sampling.top_p", "sampling.top_p"),
         ("work.prompt.chat.messages[0].content", "messages[0].content"),
+        ("work.prompt", "messages"),
         ("work.inputs[1].text_pair", "inputs[1].text_pair"),
         ("model", "model"),
         ("workload", "workload"),

@@ -176,3 +176,11 @@ def test_a_replica_that_cannot_start_is_named_with_its_last_words():
         assert "exit code" in up.output
         assert "/no/such/model" in up.output
         wait_until_gone(family)
+
+
+def test_a_wrong_setting_of_a_monolith_is_one_plain_line():
+    with seam_up("--topology", "monolith", ready=False, SEAM_CHAT_SLOT_COUNT="abc") as up:
+        assert up.end() == 2
+        assert "SEAM_CHAT_SLOT_COUNT" in up.output
+        assert "'abc'" in up.output
+        assert "Traceback" not in up.output

@@ -22,6 +22,7 @@ from business_svc.domain.prompting import PromptRules
 from business_svc.edge_grpc import door as grpc_door
 from business_svc.edge_grpc import servicers
 from business_svc.edge_grpc.observing import Health, add_channelz, add_reflection
+from business_svc.edge_grpc.reading import Reading
 from business_svc.edge_http import door as http_door
 from business_svc.edge_http.app import Routes, build_app
 from business_svc.edge_http.listening import Listener, bound_socket, told_address
@@ -171,13 +172,14 @@ def _grpc_edge(settings: Settings, cases: UseCases, keys: KeyRing, observer: Obs
     """The transport takes messages of twice the limit, so that the door can say what is wrong with one over it; what is
     bigger still is refused by gRPC itself, with the same code."""
     server = grpc.aio.server(
+        interceptors=(Reading(),),
         options=(
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", 2 * settings.max_request_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),
-        )
+        ),
     )
     door = grpc_door.Door(keys, settings.max_request_bytes, observer)
     health = Health(cases.operations)

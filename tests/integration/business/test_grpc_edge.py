@@ -324,6 +324,20 @@ async def test_a_request_over_the_limit_is_refused_with_its_reason(
     assert inference.asked == []
 
 
+async def test_bytes_that_are_no_message_are_told_so_and_leave_the_connection_and_the_log_alone(
+    channel: grpc.aio.Channel, chat: chat_service_pb2_grpc.ChatServiceStub, caplog: pytest.LogCaptureFixture
+) -> None:
+    predict = channel.unary_unary("/seam.business.v1.PredictService/Predict")
+    streamed = channel.unary_stream("/seam.business.v1.ChatService/Chat")
+    for given in (b"\xff\xff\xff", b"\x0a\x01\xff"):
+        for call in (predict(given, metadata=METADATA), streamed(given, metadata=METADATA)):
+            error = await refusal(call)
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert details_of(error)[0].reason == "INVALID_FIELD"
+    assert [event async for event in chat.Chat(asking("a"), metadata=METADATA)]
+    assert caplog.records == []
+
+
 async def test_models_come_by_name_in_pages(channel: grpc.aio.Channel) -> None:
     operations = operations_service_pb2_grpc.OperationsServiceStub(channel)
     first = await operations.ListModels(operations_service_pb2.ListModelsRequest(page_size=2), metadata=METADATA)

@@ -1,0 +1,66 @@
+"""Bytes that are no message of the contract are told so to their caller. Left to gRPC they would be a fault of the
+server's, UNKNOWN with the parser's own words, and a stack in the log for whoever sends them."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from business_svc.edge_grpc.errors_wire import CODES, STATUS_DETAILS_KEY, status_of
+from business_svc.errors import Reason, SeamError
+
+Handler = Any  # grpc's RpcMethodHandler, which is generic for type checkers alone
+Behaviour = Callable[[Any, Any], Awaitable[Any]]
+
+_OURS = "/seam."
+
+
+class _Unreadable:
+    """Stands for a request that cannot be parsed."""
+
+
+_UNREADABLE = _Unreadable()
+
+
+class Reading(grpc.aio.ServerInterceptor):
+    """Of our own services, whose methods are coroutines all, those that stream too, and take one message each."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
+    ) -> Handler:
+        known = self._known.get(details.method)
+        if known is not None:
+            return known
+        handler = await continuation(details)
+        if handler is None or not details.method.startswith(_OURS):
+            return handler
+        name = "unary_stream" if handler.response_streaming else "unary_unary"
+        make: Any = getattr(grpc, f"{name}_rpc_method_handler")
+        read = _reading(handler.request_deserializer)
+        known = self._known[details.method] = make(_telling(getattr(handler, name)), read, handler.response_serializer)
+        return known
+
+
+def _reading(parse: Any) -> Callable[[bytes], Any]:
+    def read(given: bytes) -> Any:
+        try:
+            return parse(given)
+        except DecodeError:
+            return _UNREADABLE
+
+    return read
+
+
+def _telling(behaviour: Behaviour) -> Behaviour:
+    async def answer(request: Any, context: Any) -> Any:
+        if request is not _UNREADABLE:
+            return await behaviour(request, context)
+        status = status_of(SeamError(Reason.INVALID_FIELD, "the request's bytes are no message of the contract"))
+        details = ((STATUS_DETAILS_KEY, status.SerializeToString()),)
+        return await context.abort(CODES[Reason.INVALID_FIELD], status.message, details)
+
+    return answer

@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import Message
 
 from business_svc.domain.access import KeyRing, presented_key
-from business_svc.edge_grpc.errors_wire import CODES, STATUS_DETAILS_KEY, status_of
+from business_svc.edge_grpc.errors_wire import CODES, abort
 from business_svc.edge_grpc.methods import METHODS
 from business_svc.errors import Reason, SeamError
 from business_svc.observing import UNOBSERVED, Arrival, CallWatch, Edge, Observer
@@ -103,9 +103,7 @@ def _arrival(request: Message, metadata: dict[str, str]) -> Arrival:
 async def _abort(context: ServicerContext, error: SeamError, watch: CallWatch) -> None:
     watch.failed(error)
     watch.ended(CODES[error.reason].name)
-    status = status_of(error)
-    details = ((STATUS_DETAILS_KEY, status.SerializeToString()),)
-    await context.abort(CODES[error.reason], status.message, details)
+    await abort(context, error)
 
 
 def _metadata(context: ServicerContext) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Errors as google.rpc.Status: the one table from reason to canonical code, and the details."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -73,6 +74,13 @@ def status_of(error: SeamError) -> Status:
         delay.FromNanoseconds(round(seconds * 1e9))
         status.details.add().Pack(RetryInfo(retry_delay=delay))
     return status
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: SeamError) -> None:
+    """Ends the call with the error, by an exception of gRPC's; details ride in trailing metadata."""
+    status = status_of(error)
+    details = ((STATUS_DETAILS_KEY, status.SerializeToString()),)
+    await context.abort(CODES[error.reason], status.message, details)
 
 
 def _short(text: str, limit: int) -> str:

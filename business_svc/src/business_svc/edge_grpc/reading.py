@@ -7,10 +7,9 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from business_svc.edge_grpc.errors_wire import CODES, STATUS_DETAILS_KEY, status_of
+from business_svc.edge_grpc.errors_wire import abort
 from business_svc.errors import Reason, SeamError
 
-Handler = Any  # grpc's RpcMethodHandler, which is generic for type checkers alone
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 
 _OURS = "/seam."
@@ -27,11 +26,11 @@ class Reading(grpc.aio.ServerInterceptor):
     """Of our own services, whose methods are coroutines all, those that stream too, and take one message each."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Handler] = {}
+        self._known: dict[str, Any] = {}  # handlers, by method
 
     async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
-    ) -> Handler:
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
         known = self._known.get(details.method)
         if known is not None:
             return known
@@ -57,10 +56,8 @@ def _reading(parse: Any) -> Callable[[bytes], Any]:
 
 def _telling(behaviour: Behaviour) -> Behaviour:
     async def answer(request: Any, context: Any) -> Any:
-        if request is not _UNREADABLE:
-            return await behaviour(request, context)
-        status = status_of(SeamError(Reason.INVALID_FIELD, "the request's bytes are no message of the contract"))
-        details = ((STATUS_DETAILS_KEY, status.SerializeToString()),)
-        return await context.abort(CODES[Reason.INVALID_FIELD], status.message, details)
+        if request is _UNREADABLE:
+            await abort(context, SeamError(Reason.INVALID_FIELD, "the request's bytes are no message of the contract"))
+        return await behaviour(request, context)
 
     return answer

@@ -1,7 +1,6 @@
 """The HTTP edge as plain HTTP clients see it, over a real server."""
 
 import asyncio
-import gzip
 import json
 from dataclasses import replace
 from typing import Any
@@ -14,17 +13,10 @@ from business_svc.edge_http.errors_http import TABLE
 from business_svc.errors import Reason, SeamError, bad_field
 from business_svc.server import Running
 from support.fake_inference import CHAT, EMBED, SCORE, FakeInference, vector_of
+from support.http_errors import error_of
 
 CHAT_PATH = "/v1/chat/completions"
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello you"}]}
-
-
-def error_of(response: httpx.Response) -> dict[str, Any]:
-    body = response.json()
-    assert set(body) == {"error"}
-    assert {"message", "type", "param", "code"} <= set(body["error"])
-    error: dict[str, Any] = body["error"]
-    return error
 
 
 async def events_of(response: httpx.Response) -> list[str]:
@@ -287,40 +279,6 @@ async def test_models_are_listed_and_found(http: httpx.AsyncClient) -> None:
     assert (await http.get("/v1/models/embed")).json()["seam"]["dimension_count"] == 8
     missing = await http.get("/v1/models/nope")
     assert (missing.status_code, error_of(missing)["code"]) == (404, "model_not_found")
-
-
-async def test_bodies_that_are_not_json_are_told_so(http: httpx.AsyncClient) -> None:
-    for content in (b"{", b"", b'{"text": "a"', b"\xff\xfe", b"[1]", b'"x"', b"null"):
-        response = await http.post("/predict", content=content, headers={"content-type": "application/json"})
-        assert (response.status_code, error_of(response)["type"]) == (400, "invalid_request_error"), content
-
-
-async def test_a_body_is_json_whatever_its_header_says(http: httpx.AsyncClient) -> None:
-    for told in ("application/x-www-form-urlencoded", "text/plain"):
-        response = await http.post("/predict", content=b'{"text": "a"}', headers={"content-type": told})
-        assert response.status_code == 200
-
-
-async def test_a_compressed_body_is_told_that_none_is_taken(http: httpx.AsyncClient, inference: FakeInference) -> None:
-    packed = gzip.compress(b'{"text": "a"}')
-    response = await http.post("/predict", content=packed, headers={"content-encoding": "gzip"})
-    error = error_of(response)
-    assert (response.status_code, error["code"], error["param"]) == (400, "invalid_field", "content-encoding")
-    assert "'gzip'" in error["message"]
-    assert inference.asked == []
-    plain = await http.post("/predict", content=b'{"text": "a"}', headers={"content-encoding": "Identity"})
-    assert plain.status_code == 200
-
-
-async def test_a_body_over_the_limit_is_refused_told_or_not(http: httpx.AsyncClient, inference: FakeInference) -> None:
-    async def pieces() -> Any:
-        for _ in range(40):
-            yield b"x" * 1000
-
-    for content in (b"x" * 20_000, pieces()):
-        response = await http.post("/predict", content=content)
-        assert (response.status_code, error_of(response)["code"]) == (413, "message_too_large")
-    assert inference.asked == []
 
 
 async def test_without_a_known_key_only_health_and_documentation_are_open(running: Running) -> None:

@@ -1,7 +1,8 @@
 """What every request passes before anything reads it: the key, and the limit of its size."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -35,6 +36,7 @@ class Door:
         self._max_body_bytes = max_body_bytes
         self._closed = False
         self._hanging_up = asyncio.Event()
+        self._arriving: set[asyncio.Timeout] = set()  # of bodies on their way
 
     def close(self) -> None:
         """New requests are refused with DRAINING."""
@@ -43,6 +45,9 @@ class Door:
     def hang_up(self) -> None:
         """Requests still inside end with DRAINING."""
         self._hanging_up.set()
+        for arriving in self._arriving:
+            if not arriving.expired():
+                arriving.reschedule(0.0)  # its time is up
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
@@ -99,21 +104,33 @@ class Door:
             raise self._too_large()
         parts: list[bytes] = []
         size = 0
+        async with self._in_time():
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise SeamError(Reason.CANCELLED, "the client closed the connection")
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > self._max_body_bytes:
+                    raise self._too_large()
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncGenerator[None, None]:
+        """For a body to arrive in. Raises DEADLINE_EXPIRED, or DRAINING when the server hangs up."""
+        arriving = asyncio.timeout(BODY_SECONDS)
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise SeamError(Reason.CANCELLED, "the client closed the connection")
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > self._max_body_bytes:
-                        raise self._too_large()
-                    if not message.get("more_body", False):
-                        return b"".join(parts)
+            async with arriving:
+                self._arriving.add(arriving)
+                yield
         except TimeoutError:
+            if self._hanging_up.is_set():
+                raise SeamError(Reason.DRAINING, "the server stops; the body had not arrived") from None
             late = f"the body did not arrive within {BODY_SECONDS:g} seconds"
             raise SeamError(Reason.DEADLINE_EXPIRED, late) from None
+        finally:
+            self._arriving.discard(arriving)
 
     def _too_large(self) -> SeamError:
         return SeamError(Reason.MESSAGE_TOO_LARGE, f"the body must have at most {self._max_body_bytes} bytes")

@@ -17,6 +17,7 @@ from inference_svc.wire.health import Health
 from inference_svc.wire.observed_calls import Observed, ObservedCalls
 from inference_svc.wire.open_inference.servicer import OpenInferenceServicer
 from inference_svc.wire.peers import AllowedPeers
+from inference_svc.wire.reading import Reading
 from inference_svc.wire.reflection import add_reflection
 from inference_svc.wire.servicers import InferenceServicer, ModelServicer
 from inference_svc.wire.session_service import SessionService
@@ -43,6 +44,7 @@ def grpc_server(
         interceptors.append(ObservedCalls(frozenset(SERVICES), observed))
     if peers is not None:
         interceptors.append(peers)
+    interceptors.append(Reading(frozenset(SERVICES)))
     server = grpc.aio.server(
         options=_options(max_message_bytes), interceptors=interceptors, maximum_concurrent_rpcs=MAX_CALLS
     )

@@ -7,9 +7,10 @@ from typing import Any
 
 import grpc
 
+from inference_svc.wire.handlers import Behaviour, behaviour_of, with_behaviour
+
 Observed = Callable[[str, str, float], None]
 """Called with "package.Service/Method", the name of the code and seconds when a call ends."""
-Behaviour = Callable[[Any, Any], Awaitable[Any]]
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
@@ -29,19 +30,9 @@ class ObservedCalls(grpc.aio.ServerInterceptor):
         method = handler_call_details.method.removeprefix("/")
         if handler is None or method.partition("/")[0] not in self._services:
             return handler
-        kinds = (
-            ("unary" if not handler.request_streaming else "stream"),
-            ("unary" if not handler.response_streaming else "stream"),
-        )
-        name = f"{kinds[0]}_{kinds[1]}"
-        make: Any = getattr(grpc, f"{name}_rpc_method_handler")
-        return make(
-            self._observed(method, getattr(handler, name)), handler.request_deserializer, handler.response_serializer
-        )
+        return with_behaviour(handler, self._observed(method, behaviour_of(handler)))
 
     def _observed(self, method: str, behaviour: Behaviour) -> Behaviour:
-        """Our methods are coroutines all, those that stream too: they write."""
-
         async def answer(request: Any, call: Any) -> Any:
             began = monotonic()
             cancelled = False

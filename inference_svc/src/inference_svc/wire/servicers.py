@@ -2,12 +2,10 @@
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, cast
 
-import grpc
-from google.protobuf.message import DecodeError
 from seam.inference.v1 import inference_service_pb2 as service_pb
 from seam.inference.v1 import inference_service_pb2_grpc as service_grpc
 from seam.inference.v1 import model_service_pb2 as model_pb
@@ -16,7 +14,7 @@ from seam.inference.v1 import session_pb2 as session_pb
 
 from inference_svc.answering import Admits
 from inference_svc.catalogue import Catalogue
-from inference_svc.errors import InvalidField, MalformedFrame
+from inference_svc.errors import InvalidField
 from inference_svc.requests import Accepted, Context, Finished, Request, Score, Scores, Tokens, Vector, Vectors, Work
 from inference_svc.residency import Residency
 from inference_svc.wire.calls import Answer, Calls
@@ -35,26 +33,11 @@ from inference_svc.wire.inference_wire import (
 )
 from inference_svc.wire.model_control import changeable
 from inference_svc.wire.model_wire import read_grace, read_model_spec, write_load_progress
+from inference_svc.wire.reading import readable
 from inference_svc.wire.session_service import SessionService
-from inference_svc.wire.status_wire import status_of
+from inference_svc.wire.telling import Call, telling
 
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
-_DETAILS_KEY = "grpc-status-details-bin"
 _log = logging.getLogger(__name__)
-
-Call = grpc.aio.ServicerContext[Any, Any]
-
-
-@asynccontextmanager
-async def telling(call: Call) -> AsyncIterator[None]:
-    """Ends the call with the status of what was raised inside; the status's details ride in trailing metadata."""
-    try:
-        yield
-    except grpc.aio.BaseError:
-        raise  # a peer that is gone, or an abort: grpc.aio ends the call
-    except Exception as error:  # this call's own failure
-        status = status_of(error)
-        await call.abort(_CODES[status.code], status.message, ((_DETAILS_KEY, status.SerializeToString()),))
 
 
 class InferenceServicer(service_grpc.InferenceServiceServicer):
@@ -74,7 +57,7 @@ class InferenceServicer(service_grpc.InferenceServiceServicer):
         async with (
             telling(call),
             aclosing(arriving),
-            aclosing(_messages(arriving)) as messages,
+            aclosing(readable(arriving)) as messages,
             aclosing(self._sessions.session(messages)) as frames,
         ):
             async for frame in frames:
@@ -128,17 +111,6 @@ class InferenceServicer(service_grpc.InferenceServiceServicer):
         """A call may carry its trace in the message or, as other clients do, in metadata."""
         read = read_context(context, self._clock(), call.time_remaining())
         return read if read.traceparent else _traced(read, call)
-
-
-async def _messages(
-    arriving: AsyncGenerator[session_pb.SessionRequest, None],
-) -> AsyncGenerator[session_pb.SessionRequest, None]:
-    """Raises MalformedFrame where bytes came that are no message."""
-    try:
-        async for frame in arriving:
-            yield frame
-    except DecodeError as error:
-        raise MalformedFrame("a frame is no message of this contract") from error
 
 
 class ModelServicer(model_grpc.ModelServiceServicer):

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
+from typing import cast
 
 from inference import open_inference_pb2 as pb
 from inference import open_inference_pb2_grpc as open_inference_grpc
@@ -33,7 +34,8 @@ from inference_svc.wire.open_inference.field_names import naming_tensors
 from inference_svc.wire.open_inference.repository import UNLOAD_GRACE, check_repository, check_unload, read_load
 from inference_svc.wire.open_inference.streaming import answer_side_by_side
 from inference_svc.wire.open_inference.tensors import SHOWN
-from inference_svc.wire.servicers import Call, telling
+from inference_svc.wire.reading import readable
+from inference_svc.wire.telling import Call, telling
 
 SERVER_NAME = "seam-inference"
 
@@ -102,9 +104,10 @@ class OpenInferenceServicer(open_inference_grpc.GRPCInferenceServiceServicer):
         raise AssertionError("telling() ends the call")
 
     async def ModelStreamInfer(self, requests: AsyncIterator[pb.ModelInferRequest], call: Call) -> None:  # type: ignore[override]
-        async with telling(call):
+        arriving = cast("AsyncGenerator[pb.ModelInferRequest, None]", aiter(requests))
+        async with telling(call), aclosing(arriving), aclosing(readable(arriving)) as messages:
             respond = partial(self._responses, call=call)
-            await answer_side_by_side(aiter(requests), respond, call.write, self._calls.leaving)
+            await answer_side_by_side(messages, respond, call.write, self._calls.leaving)
 
     async def _responses(
         self, message: pb.ModelInferRequest, call: Call

@@ -7,7 +7,7 @@ from contextlib import aclosing
 import grpc
 from inference import open_inference_pb2 as pb
 
-from inference_svc.errors import Draining
+from inference_svc.errors import Draining, MalformedFrame
 
 MAX_IN_FLIGHT = 256  # requests of one stream whose last response was not written; no more are read until then
 
@@ -18,14 +18,15 @@ Write = Callable[[pb.ModelStreamInferResponse], Awaitable[None]]
 async def answer_side_by_side(
     requests: AsyncIterator[pb.ModelInferRequest], respond: Respond, write: Write, leaving: asyncio.Event
 ) -> None:
-    """Returns when everything that was asked for is answered. Cancelled, it stops all of it. Raises Draining, once
-    everything under way is answered, when the server leaves.
+    """Returns when everything that was asked for is answered. Cancelled, it stops all of it. Raises, once everything
+    under way is answered, Draining when the server leaves, and MalformedFrame of `requests`.
 
     `write` waits for the reader, and so does whoever waits for its turn to write: nothing piles up but what one
     request may have under way, times the requests in flight. `respond` tells a request's own error by itself.
     """
     room = asyncio.Semaphore(MAX_IN_FLIGHT)
     turn = asyncio.Lock()
+    malformed: MalformedFrame | None = None
 
     async def answer(message: pb.ModelInferRequest) -> None:
         try:
@@ -39,9 +40,13 @@ async def answer_side_by_side(
             room.release()
 
     async def read(group: asyncio.TaskGroup) -> None:
-        async for message in requests:
-            await room.acquire()
-            group.create_task(answer(message), name="a request of a stream")
+        nonlocal malformed
+        try:
+            async for message in requests:
+                await room.acquire()
+                group.create_task(answer(message), name="a request of a stream")
+        except MalformedFrame as error:
+            malformed = error
 
     async with asyncio.TaskGroup() as group:
         reading = group.create_task(read(group), name="reader of a stream")
@@ -50,5 +55,7 @@ async def answer_side_by_side(
         was_left = not reading.done()
         reading.cancel()
         left.cancel()
+    if malformed is not None:
+        raise malformed
     if was_left:
         raise Draining("this replica takes no new work")

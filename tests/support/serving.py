@@ -10,7 +10,7 @@ from inference_svc.catalogue import Catalogue
 from inference_svc.engine.engine import Engine
 from inference_svc.model import ModelSpec
 from inference_svc.requests import Task
-from inference_svc.wire.replica import SessionLimits
+from inference_svc.wire.replica import Replica, SessionLimits
 from inference_svc.wire.session_service import SessionService
 
 from support.echo import EchoRunner, Gate, echo_model
@@ -55,7 +55,7 @@ async def serving_models(models, *, limits=None, admission_limits=None, ready=Tr
             catalogue.ready(model)
     with Admission(catalogue, admission_limits or AdmissionLimits(), time.monotonic) as admission:
         limits = limits or SessionLimits(heartbeat=5.0)
-        service = SessionService(engine, admission, catalogue, limits, "replica-1", time.monotonic)
+        service = SessionService(Replica(engine, admission, catalogue, limits, "replica-1", time.monotonic))
         served = Served(service, runner, gate, engine, tokenizer)
         try:
             yield served

@@ -27,7 +27,7 @@ from inference_svc.wire.grpc_server import SERVICES, bind, grpc_server, stop_gen
 from inference_svc.wire.health import Health
 from inference_svc.wire.open_inference.servicer import SERVER_NAME, OpenInferenceServicer
 from inference_svc.wire.peers import AllowedPeers
-from inference_svc.wire.replica import SessionLimits
+from inference_svc.wire.replica import Replica, SessionLimits
 from inference_svc.wire.servicers import InferenceServicer, ModelServicer
 from inference_svc.wire.session_service import SessionService
 from inference_svc.wire.tls import RotatingCredentials
@@ -59,9 +59,8 @@ class InferenceServer:
         observer = watching or UNOBSERVED
         self.calls = Calls(engine, admission, observer=observer)
         limits = SessionLimits(settings.max_live_requests, settings.heartbeat_seconds)
-        self.session_service = SessionService(
-            engine, admission, catalogue, limits, replica_id, time.monotonic, recorder, observer
-        )
+        replica = Replica(engine, admission, catalogue, limits, replica_id, time.monotonic, observer)
+        self.session_service = SessionService(replica, recorder)
         may_change = settings.models_may_change
         self.grpc = grpc_server(
             InferenceServicer(self.session_service, self.calls, admission, time.monotonic),

@@ -14,6 +14,7 @@ from business_svc.domain.inference import (
     JsonSchema,
     Message,
     Model,
+    OutputDetail,
     OutputFormat,
     Regex,
     Replica,
@@ -68,7 +69,7 @@ def check_generate(request: GenerateRequest, model: Model | None) -> None:
             *_sampling(request.sampling),
             *_stop(request.stop, model),
             *_format(request.format),
-            *_top_logprobs(request.detail.top_logprob_count),
+            *_logprobs(request.detail),
         ]
     )
 
@@ -238,5 +239,7 @@ def _format(output_format: OutputFormat | None) -> Found:
             pass
 
 
-def _top_logprobs(count: int) -> Found:
-    yield from _within("detail.top_logprob_count", count, 0, MAX_TOP_LOGPROBS)
+def _logprobs(detail: OutputDetail) -> Found:
+    yield from _within("detail.top_logprob_count", detail.top_logprob_count, 0, MAX_TOP_LOGPROBS)
+    if detail.top_logprob_count and not detail.logprobs:
+        yield from _bad("detail.top_logprob_count", "needs logprobs to be true")

@@ -104,8 +104,6 @@ def chat_request(body: ChatCompletionBody) -> GenerateRequest:
         raise bad_field("n", f"must be at least 1, was {body.n}")
     if body.n not in (None, 1):
         raise bad_field("n", "only 1 answer a request is given", Reason.FEATURE_NOT_AVAILABLE)
-    if body.top_logprobs and not body.logprobs:
-        raise bad_field("top_logprobs", "needs logprobs to be true")
     return GenerateRequest(
         model=body.model,
         messages=tuple(_message(f"messages[{index}]", message) for index, message in enumerate(body.messages)),

@@ -21,7 +21,7 @@ from inference_svc.wire.grpc_server import SERVICES, bind, grpc_server, stop_gen
 from inference_svc.wire.health import Health
 from inference_svc.wire.open_inference.servicer import SERVER_NAME, OpenInferenceServicer
 from inference_svc.wire.peers import AllowedPeers
-from inference_svc.wire.replica import SessionLimits
+from inference_svc.wire.replica import Replica, SessionLimits
 from inference_svc.wire.servicers import InferenceServicer, ModelServicer
 from inference_svc.wire.session_service import SessionService
 from inference_svc.wire.tls import RotatingCredentials
@@ -50,9 +50,8 @@ class ReplayServer:
         admission = ReplayAdmission(self.catalogue, answers, time.monotonic)
         limits = SessionLimits(settings.max_live_requests, settings.heartbeat_seconds)
         self.calls = Calls(engine, admission)
-        self.session_service = SessionService(
-            engine, admission, self.catalogue, limits, uuid.uuid4().hex, time.monotonic
-        )
+        replica = Replica(engine, admission, self.catalogue, limits, uuid.uuid4().hex, time.monotonic)
+        self.session_service = SessionService(replica)
         self.grpc = grpc_server(
             InferenceServicer(self.session_service, self.calls, admission, time.monotonic),
             ModelServicer(self.catalogue, None, may_change=False),

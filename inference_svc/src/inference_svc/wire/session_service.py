@@ -3,15 +3,12 @@ with them."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from seam.inference.v1 import session_pb2 as session_pb
 
-from inference_svc.answering import Admits, Answers
-from inference_svc.catalogue import Catalogue
 from inference_svc.errors import Draining, MalformedFrame, ModelNotReady, ProtocolRevision, QueueFull
-from inference_svc.observing import UNOBSERVED, RequestObserver
-from inference_svc.wire.replica import Replica, SessionLimits
+from inference_svc.wire.replica import Replica
 from inference_svc.wire.session import MODELS_CHANGED, Session
 
 PROTOCOL_REVISION = 1
@@ -29,26 +26,16 @@ class Recorder(Protocol):
 
 
 class SessionService:
-    """Opens sessions on one engine. Owned by the event loop."""
+    """Opens sessions on one replica. Owned by the event loop."""
 
-    def __init__(
-        self,
-        engine: Answers[Any],
-        admission: Admits[Any],
-        catalogue: Catalogue,
-        limits: SessionLimits,
-        replica_id: str,
-        clock: Callable[[], float],
-        recorder: Recorder | None = None,
-        observer: RequestObserver = UNOBSERVED,
-    ) -> None:
-        self._replica = Replica(engine, admission, catalogue, limits, replica_id, clock, observer)
+    def __init__(self, replica: Replica, recorder: Recorder | None = None) -> None:
+        self._replica = replica
         self._recorder = recorder
         self._sessions: set[Session] = set()
         self._stream_count = 0
         self._no_streams = asyncio.Event()
         self._no_streams.set()
-        catalogue.listen(self._models_changed)
+        replica.catalogue.listen(self._models_changed)
 
     @property
     def session_count(self) -> int:

@@ -129,6 +129,11 @@ def test_a_bad_format_names_its_field(output_format: OutputFormat, field: str) -
     assert (error.reason, fields_of(error)) == (Reason.INVALID_FIELD, [field])
 
 
+def test_the_likeliest_tokens_are_told_with_logprobs_only() -> None:
+    error = refused(check_generate, replace(GOOD, detail=OutputDetail(logprobs=False, top_logprob_count=2)), CHAT)
+    assert (error.reason, fields_of(error)) == (Reason.INVALID_FIELD, ["detail.top_logprob_count"])
+
+
 BAD_MESSAGES: list[tuple[tuple[Message, ...], str, Reason]] = [
     ((), "messages", Reason.TEXT_EMPTY),
     ((Message("user", ""),), "messages[0].content", Reason.TEXT_EMPTY),

@@ -229,6 +229,17 @@ def test_a_cancel_frees_the_slot_even_when_no_step_follows():
         assert runner.open_slots == frozenset()
 
 
+def test_who_waits_for_a_reader_is_told_apart_from_who_waits_for_a_slot():
+    runner, outlet = EchoRunner(slot_count=1), RecordingOutlet()
+    with running(echo_model(runner=runner)) as engine:
+        engine.submit(outlet, 1, generation("stalled", credits=1))
+        outlet.wait_for_tokens(1, 1)
+        engine.submit(outlet, 2, generation("whole", count=3))
+        outlet.finished(2)
+        facts = engine.facts()["chat"]
+        assert sum(facts.stalled.sequences) == sum(facts.waiting.sequences) == 1
+
+
 def test_a_deadline_is_kept_even_when_nothing_else_wakes_the_engine():
     outlet = RecordingOutlet()
     with running(echo_model()) as engine:

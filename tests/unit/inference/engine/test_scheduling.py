@@ -150,8 +150,12 @@ def test_a_sequence_without_credits_gives_its_slot_to_whoever_needs_it_and_comes
     house.submit(2, generation("b", count=3))
     house.run(lambda: not house.scheduler.has_work)
     assert isinstance(house.end(2), Finished)
-    assert house.scheduler.facts().running == 0
+    facts = house.scheduler.facts()
+    assert (facts.running, sum(facts.waiting.sequences), sum(facts.stalled.sequences)) == (0, 1, 1)
+    assert facts.stalled.tokens == facts.waiting.tokens
     house.scheduler.grant(1, 100)
+    facts = house.scheduler.facts()
+    assert (sum(facts.waiting.sequences), sum(facts.stalled.sequences), sum(facts.stalled.tokens)) == (1, 0, 0)
     house.run(lambda: house.scheduler.is_idle)
     assert house.ids(1) == house.runner.expected(work, 10)
     assert house.runner.opened == 3

@@ -211,20 +211,27 @@ def _seed(seed: int | None) -> int | None:
 
 
 def _format(asked: ResponseFormat | None) -> OutputFormat | None:
-    match asked.type if asked else "text":
+    """A form that is given beside the one that `type` names is refused: the answer would not be held to it."""
+    if asked is None:
+        return None
+    _only_known(asked, "response_format.", frozenset(), {})
+    for name, form in (("json_schema", asked.json_schema), ("regex", asked.regex), ("choice", asked.choice)):
+        if form is not None and name != asked.type:
+            raise bad_field(f"response_format.{name}", f"goes with type {name}, was {asked.type[:40]!r}")
+    match asked.type:
         case "text":
             return None
         case "json_object":
             return JsonSchema('{"type":"object"}')
         case "json_schema":
-            schema = asked.json_schema.schema_ if asked and asked.json_schema else None
+            schema = asked.json_schema.schema_ if asked.json_schema else None
             if schema is None:
                 raise bad_field("response_format.json_schema.schema", "must be set")
             return JsonSchema(_schema_text(schema))
         case "regex":
-            return Regex((asked.regex if asked else None) or "")
+            return Regex(asked.regex or "")
         case "choice":
-            return Choice(tuple((asked.choice if asked else None) or ()))
+            return Choice(tuple(asked.choice or ()))
         case other:
             raise bad_field("response_format.type", f"no such type, was {other[:40]!r}")
 
